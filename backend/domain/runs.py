@@ -1,0 +1,46 @@
+"""Runs: what is known about one, apart from its series and attributes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One training run.
+
+    Attributes:
+        number: Internal identity: unique, ascending with creation, never shown. It is
+            the creation time in microseconds, moved on to the next free integer.
+        run_id: The client's name for it.
+        name: Shown to people.
+        description: Free text.
+        created_us: When the server first heard of it, microseconds since the epoch,
+            server's clock.
+        finished_us: When it ended, server's clock, None while it has not.
+        active: Whether it is being written.
+        archived: Whether it is hidden from default listings.
+        experiment_id: UUID text, None for none.
+        tag_ids: UUID texts, sorted.
+        clock_offset_us: Server's clock minus the writer's, 0 when too small to be told
+            from latency. Point times are stored as the writer's; add this to compare
+            them with `created_us`.
+        resumed_count: How many times it was opened again.
+    """
+
+    number: int
+    run_id: str
+    name: str
+    description: str
+    created_us: int
+    finished_us: int | None = None
+    active: bool = True
+    archived: bool = False
+    experiment_id: str | None = None
+    tag_ids: tuple[str, ...] = ()
+    clock_offset_us: int = 0
+    resumed_count: int = 0
+
+    def duration_us(self, *, now_us: int) -> int:
+        """Return the run's duration so far, or in all if it has finished."""
+        return max(0, (self.finished_us or now_us) - self.created_us)
