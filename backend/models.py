@@ -1,0 +1,1 @@
+"""ORM rows for operations. Tracked data is not here: see `backend.storage`."""

@@ -1,0 +1,21 @@
+#!/usr/bin/env python
+"""Django's command line, the way into everything: `python manage.py help`."""
+
+import sys
+
+from matyan_project import env, lifeline
+
+
+def main() -> None:
+    """Run the command on the command line."""
+    env.use_settings("matyan_project.settings.dev")
+    lifeline.watch()
+    try:
+        from django.core.management import execute_from_command_line
+    except ImportError:
+        sys.exit("Django is not installed here. Run `make setup` first.")
+    execute_from_command_line(sys.argv)
+
+
+if __name__ == "__main__":
+    main()

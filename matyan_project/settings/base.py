@@ -1,0 +1,164 @@
+"""Settings shared by every environment; values come from `matyan_project.env`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from matyan_project import env
+from matyan_project.databases import database
+from matyan_project.logs import logging_config
+from matyan_project.secret_key import load_secret_key
+
+ENV = env.read()
+BASE_DIR = env.BASE_DIR
+DATA_DIR = Path(ENV["MATYAN_DATA_DIR"]).expanduser().absolute()
+
+MATYAN_VERSION = "0.4.0"
+MATYAN_ENVIRONMENT: str = ENV["MATYAN_ENVIRONMENT"]
+MATYAN_ROLE: str = ENV["MATYAN_ROLE"]
+MATYAN_HOST: str = ENV["MATYAN_HOST"]
+MATYAN_BACKEND_PORT: int = ENV["MATYAN_BACKEND_PORT"]
+MATYAN_FRONTIER_PORT: int = ENV["MATYAN_FRONTIER_PORT"]
+MATYAN_GATEWAY_SAME_ORIGIN = MATYAN_ROLE in {"all", "frontier"}
+MATYAN_ACK_HOLD_SECONDS: float = ENV["MATYAN_ACK_HOLD_SECONDS"]
+MATYAN_DRAIN_SECONDS: float = ENV["SHUTDOWN_FLUSH_TIMEOUT"]
+MATYAN_INGEST_BATCH_RECORDS: int = ENV["INGEST_BATCH_RECORDS"]
+MATYAN_INGEST_BATCH_BYTES: int = ENV["INGEST_BATCH_BYTES"]
+
+MATYAN_STORE: dict[str, Any] = {
+    "embedded": {
+        "ENGINE": "backend.storage.engine.embedded.EmbeddedEngine",
+        "OPTIONS": {
+            "path": str(DATA_DIR / "store"),
+            "max_map_bytes": ENV["MATYAN_STORE_MAX_BYTES"],
+        },
+    },
+    "foundationdb": {
+        "ENGINE": "backend.storage.engine.fdb.FdbEngine",
+        "OPTIONS": {"cluster_file": ENV["MATYAN_FDB_CLUSTER_FILE"] or None},
+    },
+}[ENV["MATYAN_STORE_ENGINE"]]
+
+MATYAN_BUS: dict[str, Any] = {
+    "local": {
+        "ENGINE": "backend.bus.local.LocalEventLog",
+        "OPTIONS": {
+            "path": str(DATA_DIR / "log"),
+            "max_bytes": ENV["MATYAN_EVENT_LOG_MAX_BYTES"],
+        },
+    },
+    "kafka": {
+        "ENGINE": "backend.bus.kafka.KafkaEventLog",
+        "OPTIONS": {
+            "bootstrap_servers": ENV["KAFKA_BOOTSTRAP_SERVERS"],
+            "security_protocol": ENV["KAFKA_SECURITY_PROTOCOL"],
+            "sasl_mechanism": ENV["KAFKA_SASL_MECHANISM"],
+            "sasl_username": ENV["KAFKA_SASL_USERNAME"],
+            "sasl_password": ENV["KAFKA_SASL_PASSWORD"],
+            "ssl_ca_location": ENV["KAFKA_SSL_CA_LOCATION"],
+            "replication_factor": ENV["KAFKA_REPLICATION_FACTOR"],
+            "topic_prefix": ENV["KAFKA_TOPIC_PREFIX"],
+        },
+    },
+}[ENV["MATYAN_EVENT_LOG_ENGINE"]]
+
+SECRET_KEY = load_secret_key(
+    ENV["MATYAN_SECRET_KEY"],
+    path=DATA_DIR / "secret_key",
+    production=MATYAN_ENVIRONMENT == "production",
+)
+DEBUG = False
+ALLOWED_HOSTS: list[str] = ENV["MATYAN_ALLOWED_HOSTS"]
+CORS_ORIGINS: list[str] = ENV["CORS_ORIGINS"]
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "rest_framework",
+    "drf_spectacular",
+    "channels",
+    "matyan_project",
+    "backend",
+    "frontier",
+    "workers",
+]
+
+MIDDLEWARE = [
+    "backend.api.middleware.RequestIdMiddleware",
+    "backend.api.middleware.PathMiddleware",
+    "backend.api.middleware.CorsMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+
+ROOT_URLCONF = "matyan_project.urls"
+ASGI_APPLICATION = "matyan_project.asgi.application"
+APPEND_SLASH = False
+
+DATABASES = {"default": database(ENV["MATYAN_DATABASE_URL"], data_dir=DATA_DIR)}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+STATIC_URL = "/static/"
+WHITENOISE_USE_FINDERS = True
+WHITENOISE_AUTOREFRESH = False
+
+USE_TZ = True
+TIME_ZONE = "UTC"
+LANGUAGE_CODE = "en-us"
+USE_I18N = False
+
+DATA_UPLOAD_MAX_MEMORY_SIZE = 32 * 1024 * 1024
+SESSION_COOKIE_SAMESITE = "Lax"
+CSRF_COOKIE_SAMESITE = "Lax"
+X_FRAME_OPTIONS = "DENY"
+
+REST_FRAMEWORK = {
+    "DEFAULT_RENDERER_CLASSES": [
+        "rest_framework.renderers.JSONRenderer",
+        "rest_framework.renderers.BrowsableAPIRenderer",
+    ],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "backend.api.handlers.exception_handler",
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "backend.api.permissions.SessionAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["backend.api.permissions.OpenAccess"],
+    "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
+    "COERCE_DECIMAL_TO_STRING": False,
+    "STRICT_JSON": False,
+}
+
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Matyan",
+    "DESCRIPTION": "Runs, metrics, experiments and tags of machine-learning training.",
+    "VERSION": MATYAN_VERSION,
+    "SERVE_INCLUDE_SCHEMA": False,
+}
+
+LOGGING = logging_config(level=ENV["LOG_LEVEL"], style=ENV["MATYAN_LOG_FORMAT"])
