@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -105,62 +106,145 @@ class Var:
 
 
 VARS: tuple[Var, ...] = (
-    Var("MATYAN_ENVIRONMENT", _choice("dev", "production"), "dev",
-        "`production` refuses defaults that are only safe on one machine."),
-    Var("MATYAN_DATA_DIR", str, str(BASE_DIR / "data"),
-        "Where the embedded engines, blobs and SQLite keep their files."),
-    Var("MATYAN_SECRET_KEY", str, "",
+    Var(
+        "MATYAN_ENVIRONMENT",
+        _choice("dev", "production"),
+        "dev",
+        "`production` refuses defaults that are only safe on one machine.",
+    ),
+    Var(
+        "MATYAN_DATA_DIR",
+        str,
+        str(BASE_DIR / "data"),
+        "Where the embedded engines, blobs and SQLite keep their files.",
+    ),
+    Var(
+        "MATYAN_SECRET_KEY",
+        str,
+        "",
         "Django's signing key; empty: made once and kept in the data directory.",
-        secret=True),
+        secret=True,
+    ),
     Var("MATYAN_HOST", str, "127.0.0.1", "Address to listen on."),
     Var("MATYAN_BACKEND_PORT", _port, "53800", "Port of the backend."),
     Var("MATYAN_FRONTIER_PORT", _port, "53801", "Port of the gateway."),
-    Var("MATYAN_ROLE", _choice("backend", "frontier", "all"), "all",
-        "Whose routes this process serves."),
-    Var("MATYAN_ALLOWED_HOSTS", _strings, "*",
-        "Host names requests may carry (Django's ALLOWED_HOSTS)."),
-    Var("CORS_ORIGINS", _strings,
+    Var(
+        "MATYAN_ROLE",
+        _choice("backend", "frontier", "all"),
+        "all",
+        "Whose routes this process serves.",
+    ),
+    Var(
+        "MATYAN_ALLOWED_HOSTS",
+        _strings,
+        "*",
+        "Host names requests may carry (Django's ALLOWED_HOSTS).",
+    ),
+    Var(
+        "CORS_ORIGINS",
+        _strings,
         "http://localhost:3000,http://localhost:8000,http://localhost:8080,"
         "http://localhost:53800,http://127.0.0.1:8000,http://127.0.0.1:53800",
-        "Origins that may call the API from a browser page of another origin."),
-    Var("LOG_LEVEL", _choice("DEBUG", "INFO", "WARNING", "ERROR"), "INFO",
-        "Least severe log level written."),
-    Var("MATYAN_LOG_FORMAT", _choice("text", "json"), "text",
-        "One line a record, for people or for machines."),
-    Var("MATYAN_STORE_ENGINE", _choice("embedded", "foundationdb"), "embedded",
-        "Key-value store."),
-    Var("MATYAN_STORE_MAX_BYTES", _positive, str(1 << 40),
-        "Greatest size the embedded store may grow to."),
-    Var("MATYAN_FDB_CLUSTER_FILE", str, "",
-        "FoundationDB cluster file; empty: FoundationDB's own default."),
+        "Origins that may call the API from a browser page of another origin.",
+    ),
+    Var(
+        "LOG_LEVEL",
+        _choice("DEBUG", "INFO", "WARNING", "ERROR"),
+        "INFO",
+        "Least severe log level written.",
+    ),
+    Var(
+        "MATYAN_LOG_FORMAT",
+        _choice("text", "json"),
+        "text",
+        "One line a record, for people or for machines.",
+    ),
+    Var(
+        "MATYAN_STORE_ENGINE",
+        _choice("embedded", "foundationdb"),
+        "embedded",
+        "Key-value store.",
+    ),
+    Var(
+        "MATYAN_STORE_MAX_BYTES",
+        _positive,
+        str(1 << 40),
+        "Greatest size the embedded store may grow to.",
+    ),
+    Var(
+        "MATYAN_FDB_CLUSTER_FILE",
+        str,
+        "",
+        "FoundationDB cluster file; empty: FoundationDB's own default.",
+    ),
     Var("MATYAN_EVENT_LOG_ENGINE", _choice("local", "kafka"), "local", "Event log."),
-    Var("MATYAN_EVENT_LOG_MAX_BYTES", _positive, str(64 << 30),
-        "Greatest size the local event log may grow to before it refuses records."),
-    Var("KAFKA_BOOTSTRAP_SERVERS", str, "localhost:9092",
-        "Kafka brokers to start from, comma-separated host:port."),
-    Var("KAFKA_SECURITY_PROTOCOL",
-        _choice("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"), "PLAINTEXT",
-        "How to speak to the brokers."),
+    Var(
+        "MATYAN_EVENT_LOG_MAX_BYTES",
+        _positive,
+        str(64 << 30),
+        "Greatest size the local event log may grow to before it refuses records.",
+    ),
+    Var(
+        "KAFKA_BOOTSTRAP_SERVERS",
+        str,
+        "localhost:9092",
+        "Kafka brokers to start from, comma-separated host:port.",
+    ),
+    Var(
+        "KAFKA_SECURITY_PROTOCOL",
+        _choice("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"),
+        "PLAINTEXT",
+        "How to speak to the brokers.",
+    ),
     Var("KAFKA_SASL_MECHANISM", str, "", "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."),
     Var("KAFKA_SASL_USERNAME", str, "", "User name for SASL."),
     Var("KAFKA_SASL_PASSWORD", str, "", "Password for SASL.", secret=True),
     Var("KAFKA_SSL_CA_LOCATION", str, "", "File with the brokers' CA certificates."),
-    Var("KAFKA_REPLICATION_FACTOR", _positive, "1",
-        "Copies of each topic that `topics create` asks for."),
+    Var(
+        "KAFKA_REPLICATION_FACTOR",
+        _positive,
+        "1",
+        "Copies of each topic that `topics create` asks for.",
+    ),
     Var("KAFKA_TOPIC_PREFIX", str, "", "Put before every topic's name."),
-    Var("MATYAN_DATABASE_URL", str, "",
+    Var(
+        "MATYAN_DATABASE_URL",
+        str,
+        "",
         "PostgreSQL for users, tokens and audit "
-        "(postgresql://user:password@host:port/name); empty: SQLite.", secret=True),
-    Var("MATYAN_ACK_HOLD_SECONDS", _seconds, "40",
-        "How long the gateway holds an acknowledgement while the event log fails."),
-    Var("SHUTDOWN_FLUSH_TIMEOUT", _seconds, "5",
-        "How long a stopping server finishes what is in flight."),
-    Var("INGEST_BATCH_RECORDS", _positive, "500",
-        "Most records a worker takes from the event log at a time."),
-    Var("INGEST_BATCH_BYTES", _positive, str(8 << 20),
-        "Most bytes a worker takes from the event log at a time."),
-    Var("MATYAN_LIFELINE_FD", str, "",
-        "Set by `manage.py up` for its children: a pipe that closes when it ends."),
+        "(postgresql://user:password@host:port/name); empty: SQLite.",
+        secret=True,
+    ),
+    Var(
+        "MATYAN_ACK_HOLD_SECONDS",
+        _seconds,
+        "40",
+        "How long the gateway holds an acknowledgement while the event log fails.",
+    ),
+    Var(
+        "SHUTDOWN_FLUSH_TIMEOUT",
+        _seconds,
+        "5",
+        "How long a stopping server finishes what is in flight.",
+    ),
+    Var(
+        "INGEST_BATCH_RECORDS",
+        _positive,
+        "500",
+        "Most records a worker takes from the event log at a time.",
+    ),
+    Var(
+        "INGEST_BATCH_BYTES",
+        _positive,
+        str(8 << 20),
+        "Most bytes a worker takes from the event log at a time.",
+    ),
+    Var(
+        "MATYAN_LIFELINE_FD",
+        str,
+        "",
+        "Set by `manage.py up` for its children: a pipe that closes when it ends.",
+    ),
 )
 
 
@@ -185,6 +269,12 @@ def _value(var: Var, text: str) -> Any:
 def use_settings(module: str) -> None:
     """Choose Django's settings module unless the environment already has."""
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", module)
+
+
+def restart(argv: list[str], changes: Mapping[str, str]) -> NoReturn:
+    """Replace this process by itself with `changes` in its environment."""
+    os.environ.update(changes)
+    os.execv(sys.executable, [sys.executable, *argv])  # noqa: S606 - the same program again
 
 
 def child_environ(**changes: str) -> dict[str, str]:

@@ -1,0 +1,59 @@
+# Every command of this project; CI runs these and nothing of its own.
+PYTHON ?= python3
+BIN := .venv/bin
+SERVER := matyan_project frontier backend workers
+SDK := client/src/matyan_client client/src/matyan_wire
+OPTIONS ?=
+
+.PHONY: help setup up demo test test-chaos check lint format bench docs clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: .venv/installed ## create .venv, install everything, prepare Django's tables
+	@$(BIN)/python manage.py migrate --verbosity 0
+
+.venv/installed: requirements.txt client/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Use: make PYTHON=python3.12 setup")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ./client
+	@touch .venv/installed
+
+up: setup ## run everything in the foreground (Ctrl-C stops it); OPTIONS="--data-dir …"
+	@exec $(BIN)/python manage.py up $(OPTIONS)
+
+demo: setup ## train the example against a server and show what it found
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r examples/requirements.txt
+	$(BIN)/python manage.py demo $(OPTIONS)
+
+test: setup ## the default suite, about two minutes
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r examples/requirements.txt
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not chaos and not slow" $(OPTIONS)
+
+test-chaos: setup ## processes killed under load, memory bounds: some minutes
+	$(BIN)/python -m pytest -m "chaos or slow" $(OPTIONS)
+
+check: setup lint ## formatting, lint, layers, types, settings, generated pages
+	$(BIN)/python -m mypy $(SERVER) $(SDK)
+	$(BIN)/python manage.py check
+	$(BIN)/python manage.py makemigrations --check --dry-run --verbosity 0
+	$(BIN)/python manage.py settings_reference --check
+
+lint: setup ## formatting, lint and layers only
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	PYTHONPATH=.:client/src $(BIN)/lint-imports
+
+format: setup ## rewrite the code in the house format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup ## one JSON line a figure; about two minutes
+	@$(BIN)/python -m bench $(OPTIONS)
+
+docs: setup ## regenerate the generated pages
+	$(BIN)/python manage.py settings_reference
+
+clean: ## remove what the targets made, except data/
+	rm -rf .venv .cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,182 @@
+"""`manage.py up`: the whole pipeline on this machine, in the foreground."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from matyan_project import env
+from matyan_project.data_dir import DataDirInUseError, DataDirLock
+from matyan_project.supervisor import Service, Supervisor
+
+READY_TIMEOUT_S = 60.0
+
+
+class Command(BaseCommand):
+    help = "Run everything on this machine: gateway, backend and workers."
+    requires_system_checks: list[str] = []  # noqa: RUF012 - Django's declaration
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--data-dir", help="where data is kept (MATYAN_DATA_DIR)")
+        parser.add_argument("--host", help="address to listen on (127.0.0.1)")
+        parser.add_argument("--backend-port", type=_port, help="(53800)")
+        parser.add_argument("--frontier-port", type=_port, help="(53801)")
+        parser.add_argument(
+            "--single-port",
+            action="store_true",
+            help="serve the gateway on the backend's port only",
+        )
+        parser.add_argument(
+            "--workers", type=_count, default=1, help="ingestion workers (1)"
+        )
+
+    def handle(self, **options: Any) -> None:
+        started = time.monotonic()
+        _restart_if_settings_differ(options)
+        host, port = settings.MATYAN_HOST, settings.MATYAN_BACKEND_PORT
+        gateway_port = None if options["single_port"] else settings.MATYAN_FRONTIER_PORT
+        try:
+            lock = DataDirLock(settings.DATA_DIR)
+        except DataDirInUseError as error:
+            raise CommandError(str(error)) from None
+        except OSError as error:
+            msg = (
+                f"Cannot use the data directory {settings.DATA_DIR}: {error.strerror}."
+            )
+            raise CommandError(msg) from None
+        with lock:
+            _require_free(host, port, option="--backend-port")
+            if gateway_port is not None:
+                _require_free(host, gateway_port, option="--frontier-port")
+            call_command("migrate", verbosity=0, interactive=False)
+            services = _services(host, port, gateway_port, workers=options["workers"])
+            self._run(Supervisor(services, say=self._say), services, started)
+
+    def _run(
+        self, supervisor: Supervisor, services: list[Service], started: float
+    ) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda *_: supervisor.request_stop())
+        try:
+            supervisor.start()
+            late = supervisor.wait_ready(timeout_s=READY_TIMEOUT_S)
+            if late:
+                self._say(f"not ready yet: {', '.join(late)}; see the log lines above")
+            else:
+                self._announce(services, time.monotonic() - started)
+            supervisor.run()
+        finally:
+            supervisor.stop()
+        self._say("stopped")
+
+    def _announce(self, services: list[Service], seconds: float) -> None:
+        for service in services:
+            self._say(f"{service.name:<20} {service.url or 'running'}")
+        self._say(f"data in {settings.DATA_DIR}")
+        self._say(f"ready in {seconds:.1f} s; Ctrl-C stops everything")
+
+    def _say(self, line: str) -> None:
+        self.stdout.write(line)
+        self.stdout.flush()
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 65_535:
+        raise ValueError
+    return number
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 64:
+        raise ValueError
+    return number
+
+
+def _restart_if_settings_differ(options: dict[str, Any]) -> None:
+    """Start over with the options in the environment, where settings are read from.
+
+    Settings are fixed once Django is set up, which is before a command sees its
+    options; the children need the same values in any case.
+    """
+    wanted = {
+        "MATYAN_DATA_DIR": options["data_dir"]
+        and str(Path(options["data_dir"]).absolute()),
+        "MATYAN_HOST": options["host"],
+        "MATYAN_BACKEND_PORT": options["backend_port"],
+        "MATYAN_FRONTIER_PORT": options["frontier_port"],
+    }
+    current = env.read()
+    changed = {
+        name: str(value)
+        for name, value in wanted.items()
+        if value is not None and str(value) != str(current[name])
+    }
+    if changed:
+        env.restart(sys.argv, changed)
+
+
+def _require_free(host: str, port: int, *, option: str) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            msg = (
+                f"Cannot listen on {host}:{port}: {error.strerror}. "
+                f"Choose another port with {option} or another address with --host."
+            )
+            raise CommandError(msg) from None
+
+
+def _services(
+    host: str, port: int, gateway_port: int | None, *, workers: int
+) -> list[Service]:
+    manage = [sys.executable, str(env.BASE_DIR / "manage.py")]
+    shown = {"0.0.0.0": "localhost", "127.0.0.1": "localhost", "::": "localhost"}.get(  # noqa: S104 - compared, not bound
+        host, host
+    )
+    services = [
+        Service(
+            name="backend",
+            command=[*manage, "serve"],
+            environ={"MATYAN_ROLE": "all"},
+            url=f"http://{shown}:{port}",
+            ready_url=f"http://{shown}:{port}/health/ready/",
+        )
+    ]
+    if gateway_port is not None:
+        services.append(
+            Service(
+                name="frontier",
+                command=[*manage, "serve"],
+                environ={"MATYAN_ROLE": "frontier"},
+                url=f"http://{shown}:{gateway_port}",
+                ready_url=f"http://{shown}:{gateway_port}/health/ready/",
+            )
+        )
+    for number in range(1, workers + 1):
+        name = "worker ingestion" if workers == 1 else f"worker ingestion {number}"
+        services.append(
+            Service(
+                name=name, command=[*manage, "runworker", "ingestion"], stop_order=1
+            )
+        )
+    services.append(
+        Service(
+            name="worker control",
+            command=[*manage, "runworker", "control"],
+            stop_order=1,
+        )
+    )
+    return services
