@@ -11,7 +11,9 @@ def main() -> None:
     env.use_settings("matyan_project.settings.dev")
     lifeline.watch()
     try:
-        from django.core.management import execute_from_command_line
+        from django.core.management import (  # noqa: PLC0415 - tells when it is missing
+            execute_from_command_line,
+        )
     except ImportError:
         sys.exit("Django is not installed here. Run `make setup` first.")
     execute_from_command_line(sys.argv)

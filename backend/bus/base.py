@@ -142,7 +142,7 @@ class Consumer(ABC):
     def poll(
         self, *, max_records: int, max_bytes: int, timeout_s: float
     ) -> list[Record]:
-        """Return the next records of the assigned partitions, waiting if there are none.
+        """Return the next records of the assigned partitions; wait if there are none.
 
         At least one record is returned when one is available, even above `max_bytes`.
         Returns early when woken. Also keeps the group membership alive: call it at

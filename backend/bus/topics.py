@@ -17,7 +17,8 @@ CONTROL: Final = "control-events"
 
 DEAD_LETTERS: Final = "dead-letters"
 """Key and value of the record that could not be applied; headers tell where it came
-from (`topic`, `partition`, `offset`, `log_id`) and why (`code`, `reason`, `time_us`)."""
+from (`topic`, `partition`, `offset`, `log_id`) and why (`code`, `reason`,
+`time_us`)."""
 
 INGESTION_GROUP: Final = "ingestion-workers"
 CONTROL_GROUP: Final = "control-workers"

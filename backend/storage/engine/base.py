@@ -85,7 +85,7 @@ class ReadTransaction(ABC):
         """Return the values of `keys` in order, in one round trip."""
 
     @abstractmethod
-    def get_range(  # noqa: PLR0913 - the shape of FoundationDB's call
+    def get_range(
         self,
         begin: bytes,
         end: bytes,
