@@ -1,0 +1,149 @@
+"""`manage.py up`: starts everything, keeps it running, leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from matyan_project import env
+from matyan_project.local_server import LocalServer
+
+pytestmark = pytest.mark.e2e
+
+MANAGE = [sys.executable, str(env.BASE_DIR / "manage.py")]
+
+
+def _eventually(holds: Callable[[], bool], *, timeout_s: float = 20.0) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _children(server: LocalServer) -> dict[str, int]:
+    """Return the supervisor's children by what they run."""
+    found = {}
+    for child in psutil.Process(server.pid).children():
+        words = child.cmdline()
+        role = child.environ().get("MATYAN_ROLE", "")
+        found[f"{words[2]} {role or words[3]}"] = child.pid
+    return found
+
+
+def test_names_each_service_with_its_url_and_is_ready(server):
+    printed = server.printed()
+    assert f"http://localhost:{server.backend_port}" in printed
+    assert f"http://localhost:{server.frontier_port}" in printed
+    assert "worker ingestion" in printed
+    assert "worker control" in printed
+    assert "ready in" in printed
+
+
+def test_ctrl_c_stops_everything(server):
+    pids = [server.pid, *_children(server).values()]
+    assert len(pids) == 5
+    assert server.stop(number=signal.SIGINT) == 0
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    assert "stopped" in server.printed()
+
+
+def test_no_child_outlives_a_killed_supervisor(server):
+    pids = list(_children(server).values())
+    server.stop(number=signal.SIGKILL)
+    assert _eventually(lambda: not any(map(psutil.pid_exists, pids)))
+
+
+def test_a_crashed_child_is_named_and_restarted(server):
+    before = _children(server)
+    os.kill(before["serve frontier"], signal.SIGKILL)
+    assert _eventually(lambda: "frontier ended (killed by SIGKILL)" in server.printed())
+    server.wait_ready()
+    assert _children(server)["serve frontier"] != before["serve frontier"]
+
+
+def test_a_second_up_on_the_same_directory_is_refused(server):
+    second = subprocess.run(
+        [*MANAGE, "up", f"--data-dir={server.data_dir}"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert second.returncode == 1
+    assert "is in use by another `manage.py up`" in second.stderr
+    assert f"process {server.pid}" in second.stderr
+    assert "Traceback" not in second.stderr
+
+
+def test_a_port_in_use_is_refused(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        refused = subprocess.run(
+            [*MANAGE, "up", f"--data-dir={tmp_path}", f"--backend-port={port}"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    assert refused.returncode == 1
+    assert f"Cannot listen on 127.0.0.1:{port}" in refused.stderr
+    assert "--backend-port" in refused.stderr
+
+
+@pytest.mark.parametrize("port", ["0", "70000", "http"])
+def test_a_bad_port_is_a_usage_error(port):
+    refused = subprocess.run(
+        [*MANAGE, "up", f"--backend-port={port}"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert refused.returncode == 2
+    assert "--backend-port" in refused.stderr
+
+
+def test_data_of_a_newer_format_is_refused_and_kept(server):
+    server.stop()
+    stored = _sizes(server.data_dir / "store")
+    subprocess.run(
+        [*MANAGE, "shell", "-c", _RAISE_FORMAT],
+        env=env.child_environ(MATYAN_DATA_DIR=str(server.data_dir)),
+        check=True,
+        timeout=30,
+    )
+    with pytest.raises(RuntimeError, match="newer or unknown version"):
+        LocalServer(server.data_dir).start(timeout_s=8)
+    assert _sizes(server.data_dir / "store") == stored
+
+
+_RAISE_FORMAT = """
+from backend.runtime import get_store
+from backend.storage import keyspace
+store = get_store()
+store.engine.transact(lambda tr: tr.set(keyspace.pack_format(), b"\\xff\\xff\\xff\\xff"))
+"""
+
+
+def _sizes(directory: Path) -> dict[str, int]:
+    return {p.name: p.stat().st_size for p in directory.iterdir() if p.is_file()}
+
+
+def test_single_port_serves_both_roles(tmp_path):
+    with LocalServer(tmp_path / "data", options=["--single-port"]) as server:
+        url = f"{server.url}/api/v1/rest/version/"
+        with urllib.request.urlopen(url) as answer:
+            assert answer.status == 200
+        assert len(_children(server)) == 3
