@@ -213,20 +213,26 @@ def unpack_outbox(key: bytes) -> int:
     return unpack_ints(key, _PREFIX_BYTES)[0]
 
 
-def pack_document(collection: str, document_id: str) -> bytes:
-    """Return the key of a document: a dashboard, a report, pinned sequences."""
-    return _PREFIX[Subspace.DOCUMENT] + _id(collection) + _id(document_id)
+def pack_document(collection: str, document_id: str, part: int) -> bytes:
+    """Return the key of one part of a document: a dashboard, a report, an app's state."""
+    return (
+        _PREFIX[Subspace.DOCUMENT]
+        + _id(collection)
+        + _id(document_id)
+        + pack_int(part)
+    )
 
 
-def unpack_document(key: bytes) -> tuple[str, str]:
-    """Return the collection and id in a key of `pack_document`."""
-    _, _, collection, document_id = tuples.unpack(key)
-    return collection, document_id
+def unpack_document(key: bytes) -> tuple[str, str, int]:
+    """Return the collection, id and part in a key of `pack_document`."""
+    _, _, collection, document_id, part = tuples.unpack(key)
+    return collection, document_id, part
 
 
-def document_range(collection: str) -> Range:
-    """Return the range of the documents of `collection`."""
-    return _within(_PREFIX[Subspace.DOCUMENT] + _id(collection))
+def document_range(collection: str, document_id: str | None = None) -> Range:
+    """Return the range of a collection's documents, or of one document's parts."""
+    prefix = _PREFIX[Subspace.DOCUMENT] + _id(collection)
+    return _within(prefix if document_id is None else prefix + _id(document_id))
 
 
 # --- runs ----------------------------------------------------------------------------
