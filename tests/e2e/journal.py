@@ -1,6 +1,6 @@
 """A client that writes down what was accepted, to be compared with what was kept.
 
-It speaks the JSON protocol or `matyan.v2`, sends a frame again until it is acknowledged,
+It speaks the JSON protocol or `matyan.v2`, repeats a frame until it is acknowledged,
 and records every acknowledged point exactly: run, series, step, value bits, time.
 """
 

@@ -1,4 +1,4 @@
-"""The README's snippet end to end: with our SDK, and with the public one as it is.
+"""The README's snippet end to end: this SDK, and the public one as it is."""
 
 from __future__ import annotations
 

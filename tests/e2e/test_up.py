@@ -133,7 +133,8 @@ _RAISE_FORMAT = """
 from backend.runtime import get_store
 from backend.storage import keyspace
 store = get_store()
-store.engine.transact(lambda tr: tr.set(keyspace.pack_format(), b"\\xff\\xff\\xff\\xff"))
+newer = b"99"
+store.engine.transact(lambda tr: tr.set(keyspace.pack_format(), newer))
 """
 
 
