@@ -1,0 +1,19 @@
+"""The Django application of the backend."""
+
+from __future__ import annotations
+
+from django.apps import AppConfig
+from typing_extensions import override
+
+
+class BackendConfig(AppConfig):
+    """REST API, admin and tables for operations; tracked data is in the store."""
+
+    name = "backend"
+    verbose_name = "Matyan"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    @override
+    def ready(self) -> None:
+        """Register what Django finds by import only: the OpenAPI extensions."""
+        from backend.api import schema  # noqa: F401, PLC0415 - needs the app registry
