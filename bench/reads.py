@@ -46,7 +46,7 @@ def _apply(store: Store, *, runs: int, series: int, steps: int) -> None:
 
 
 def _live_bytes(store: Store) -> int:
-    """Return the bytes of all keys and values: what must be stored, pages not counted."""
+    """Return the bytes of all keys and values, not counting how pages are filled."""
     total, begin = 0, b""
     while True:
         pairs = store.engine.read(
