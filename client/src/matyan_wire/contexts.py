@@ -71,4 +71,3 @@ def _without_non_finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_without_non_finite(child) for child in value]
     return value
-

@@ -1,0 +1,151 @@
+"""The items of a JSON frame, one at a time, however bad their neighbours are.
+
+Items are delivered as functions, so that what is wrong with one is raised when it is
+used and the iteration goes on. Only a frame that is not JSON cannot be iterated.
+
+Design note: docs/subsystems/wire.md#json-protocol
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import msgspec
+
+from matyan_wire import json_lax
+from matyan_wire import json_messages as messages
+from matyan_wire.json_lax import ItemError, LaxMetric
+
+Item = Callable[[], messages.Message | LaxMetric]
+"""Returns the item as a message, or raises `ItemError`."""
+
+MAX_BRACKETS: Final = 1_000_000
+"""Brackets read to find the end of an item that nests too deeply to be decoded."""
+
+STRICT_FAILURES: Final = (msgspec.DecodeError, RecursionError, UnicodeError)
+"""What a strict decoder raises at input which another decoder may accept."""
+
+_item_decoder = msgspec.json.Decoder(messages.Message)
+_raw_decoder = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+class FrameSyntaxError(ValueError):
+    """The frame is not JSON; the text says where."""
+
+
+def as_array(frame: bytes) -> bytes:
+    """Return the frame, put in brackets when it is an object."""
+    return b"[%b]" % frame if frame.lstrip()[:1] == b"{" else frame
+
+
+def iter_items(frame: bytes) -> Iterator[Item]:
+    """Yield, for each item, a function returning it as a message.
+
+    Raises:
+        FrameSyntaxError: If the frame is not JSON.
+    """
+    try:
+        raws = _raw_decoder.decode(as_array(frame))
+    except STRICT_FAILURES:
+        yield from _lax_items(frame)
+        return
+    for raw in raws:
+        yield lambda raw=raw: _message_of(raw)
+
+
+def _message_of(raw: msgspec.Raw) -> messages.Message | LaxMetric:
+    try:
+        return _item_decoder.decode(raw)
+    except STRICT_FAILURES:
+        pass
+    try:
+        item = _lax_decoder.decode(bytes(raw).decode())
+    except (ValueError, RecursionError) as error:
+        raise ItemError(field="", reason=f"not JSON: {error}") from error
+    return json_lax.to_message(item)
+
+
+def _lax_items(frame: bytes) -> Iterator[Item]:
+    """As `iter_items`, with the decoder that accepts NaN, one item at a time."""
+    try:
+        text = frame.decode()
+    except UnicodeDecodeError as error:
+        msg = f"not UTF-8: {error.reason} at byte {error.start}"
+        raise FrameSyntaxError(msg) from error
+    position = _skip_space(text, 0)
+    if text[position : position + 1] != "[":
+        item, position = _decode_item(text, position)
+        _expect_end(text, position)
+        yield item
+        return
+    position = _skip_space(text, position + 1)
+    if text[position : position + 1] == "]":
+        _expect_end(text, position + 1)
+        return
+    while True:
+        item, position = _decode_item(text, position)
+        yield item
+        position = _skip_space(text, position)
+        if text[position : position + 1] == "]":
+            _expect_end(text, position + 1)
+            return
+        if text[position : position + 1] != ",":
+            msg = f"expected ',' or ']' at character {position}"
+            raise FrameSyntaxError(msg)
+        position = _skip_space(text, position + 1)
+
+
+def _decode_item(text: str, position: int) -> tuple[Item, int]:
+    """Return a function giving the item at `position`, and where the item ends."""
+    try:
+        item, end = _lax_decoder.raw_decode(text, position)
+    except json.JSONDecodeError as error:
+        msg = f"{error.msg} at character {error.pos}"
+        raise FrameSyntaxError(msg) from error
+    except RecursionError:
+        return _refuse_nesting, _end_of_nesting(text, position)
+    return lambda: json_lax.to_message(item), end
+
+
+def _refuse_nesting() -> messages.Message:
+    raise ItemError(field="", reason="nests too deeply")
+
+
+_SPACE: Final = re.compile(r"[ \t\n\r]*")
+_BRACKET: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
+
+
+def _skip_space(text: str, position: int) -> int:
+    match = _SPACE.match(text, position)
+    return match.end() if match else position
+
+
+def _expect_end(text: str, position: int) -> None:
+    position = _skip_space(text, position)
+    if position != len(text):
+        msg = f"extra data at character {position}"
+        raise FrameSyntaxError(msg)
+
+
+def _end_of_nesting(text: str, position: int) -> int:
+    depth = 0
+    for count, match in enumerate(_BRACKET.finditer(text, position)):
+        first = match.group()[0]
+        depth += (first in "[{") - (first in "]}")
+        if depth == 0:
+            return match.end()
+        if count > MAX_BRACKETS:
+            break
+    msg = f"the item at character {position} nests too deeply and has no near end"
+    raise FrameSyntaxError(msg)
+
+
+def _lax_int(digits: str) -> int | float:
+    # Python refuses to convert thousands of digits, for the time that takes.
+    return int(digits) if len(digits) < 400 else float(digits)
+
+
+_lax_decoder = json.JSONDecoder(parse_int=_lax_int)
