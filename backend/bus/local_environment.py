@@ -1,0 +1,298 @@
+"""The LMDB environment of a local event log, shared by everything in one process.
+
+LMDB must not have the same files open twice in a process, nor use them after a fork,
+and its memory map may only be resized while no transaction of the process is active.
+`LocalEnvironment` sees to all three: it is opened once per process and path (counted),
+belongs to the process that opened it, and lets transactions pass through a gate that a
+resize closes. The map grows by itself, whichever process filled it.
+
+Errors of LMDB and of the disk leave here as `EventLogError`s; a transaction that raised
+one has changed nothing.
+
+Thread rules: `read` and `write` may be called from any thread and block (`write` waits
+for the one writer of all processes). The functions passed must not call them again.
+
+Design note: docs/subsystems/eventlog.md
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import resource
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import lmdb
+
+from backend.bus import local_format as fmt
+from backend.errors import (
+    EventLogClosedError,
+    EventLogError,
+    EventLogFullError,
+    EventLogUnavailableError,
+    FormatError,
+)
+
+T = TypeVar("T")
+
+MAX_READERS: Final = 512
+LARGEST_GROWTH_BYTES: Final = 16 << 30
+SCARCE_BYTES: Final = 16 << 20
+"""An I/O error with less free disk than this is a full disk: LMDB reports a write that
+the disk took only in part as EIO."""
+
+_open_lock = threading.Lock()
+_open: dict[str, LocalEnvironment] = {}
+_inherited: list[LocalEnvironment] = []
+
+
+class LocalEnvironment:
+    """One open environment; see the module. Made by `acquire` only.
+
+    Attributes:
+        path: Directory of the log.
+        log_id: Identity of the log, made when it was created.
+        records: Database of the records.
+        state: Database of everything else.
+    """
+
+    def __init__(self, path: Path, *, map_bytes: int, durable: bool) -> None:
+        self.path = path
+        self.users = 0
+        self.pid = os.getpid()
+        self._gate = threading.Condition()
+        self._active = 0
+        self._resizing = False
+        with _translated(path):
+            path.mkdir(parents=True, exist_ok=True)
+            self._env: Any = lmdb.open(
+                str(path),
+                map_size=map_bytes,
+                max_dbs=4,
+                max_readers=MAX_READERS,
+                sync=durable,
+                metasync=durable,
+            )
+            self._env.reader_check()
+            self.records = self._env.open_db(b"records")
+            self.state = self._env.open_db(b"state")
+        self.log_id = self.write(self._initialise)
+
+    def read(self, fn: Callable[[Any], T]) -> T:
+        """Return `fn(transaction)`, reading at one point in the log's history.
+
+        Raises:
+            EventLogClosedError: If the environment is closed or of a parent process.
+            EventLogUnavailableError: If LMDB or the disk failed.
+        """
+        while True:
+            try:
+                with self._passing(), self._env.begin() as txn:
+                    return fn(txn)
+            except lmdb.MapResizedError:
+                self._adopt_map()
+            except (lmdb.Error, OSError) as error:
+                raise self._translate(error) from error
+
+    def write(self, fn: Callable[[Any], T]) -> T:
+        """Return `fn(transaction)` after committing it durably.
+
+        `fn` runs again if the map was too small. What it raises undoes the transaction.
+
+        Raises:
+            EventLogClosedError: If the environment is closed or of a parent process.
+            EventLogFullError: If the disk is full.
+            EventLogUnavailableError: If LMDB or the disk failed otherwise.
+        """
+        while True:
+            map_bytes = 0
+            try:
+                with self._passing():
+                    map_bytes = self._env.info()["map_size"]
+                    with self._env.begin(write=True) as txn:
+                        return fn(txn)
+            except lmdb.MapResizedError:
+                self._adopt_map()
+            except lmdb.MapFullError:
+                self._grow_map(map_bytes)
+            except (lmdb.Error, OSError) as error:
+                raise self._translate(error) from error
+
+    def last_change(self) -> int:
+        """Return a number that rises with every commit of any process."""
+        with self._passing():
+            return int(self._env.info()["last_txnid"])
+
+    def free_disk_bytes(self) -> int:
+        """Return how much more the disk would take."""
+        disk = os.statvfs(self.path)
+        return disk.f_bavail * disk.f_frsize
+
+    def drop_dead_readers(self) -> None:
+        """Forget readers that died in a transaction: they would keep old pages."""
+        with self._passing():
+            self._env.reader_check()
+
+    def check_usable(self) -> None:
+        """Refuse a closed environment and one opened by a parent process.
+
+        Raises:
+            EventLogClosedError: If it is one of these.
+        """
+        if self.pid != os.getpid():
+            raise EventLogClosedError(path=str(self.path), reason="opened before fork")
+        if self._env is None:
+            raise EventLogClosedError(path=str(self.path))
+
+    def release(self) -> None:
+        """Give up one use; the last one closes the files."""
+        with _open_lock:
+            self.users -= 1
+            if self.users or self.pid != os.getpid():
+                return
+            if _open.get(str(self.path)) is self:
+                del _open[str(self.path)]
+            with self._exclusive():
+                env, self._env = self._env, None
+                env.close()
+
+    def abandon(self) -> None:
+        """Drop, in a forked child, the parent's files; the parent keeps using them."""
+        env, self._env = self._env, None
+        if env is not None:
+            env.close()
+
+    @contextlib.contextmanager
+    def _passing(self) -> Iterator[None]:
+        if self.pid != os.getpid():
+            self.check_usable()
+        with self._gate:
+            while self._resizing:
+                self._gate.wait()
+            self.check_usable()
+            self._active += 1
+        try:
+            yield
+        finally:
+            with self._gate:
+                self._active -= 1
+                if not self._active:
+                    self._gate.notify_all()
+
+    @contextlib.contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        with self._gate:
+            while self._resizing:
+                self._gate.wait()
+            self._resizing = True
+            while self._active:
+                self._gate.wait()
+        try:
+            yield
+        finally:
+            with self._gate:
+                self._resizing = False
+                self._gate.notify_all()
+
+    def _adopt_map(self) -> None:
+        # Another process has grown the map: 0 means "as large as the file says".
+        with self._exclusive(), _translated(self.path):
+            self.check_usable()
+            self._env.set_mapsize(0)
+
+    def _grow_map(self, full_bytes: int) -> None:
+        with self._exclusive(), _translated(self.path):
+            self.check_usable()
+            # Another thread may have grown it in the meantime.
+            if self._env.info()["map_size"] <= full_bytes:
+                growth = min(full_bytes, LARGEST_GROWTH_BYTES)
+                self._env.set_mapsize(full_bytes + growth)
+
+    def _translate(self, error: Exception) -> EventLogError:
+        return translate(error, self.path)
+
+    def _initialise(self, txn: Any) -> str:
+        found = txn.get(fmt.FORMAT_KEY, db=self.state)
+        if found is None:
+            log_id = f"local-{secrets.token_hex(12)}"
+            txn.put(fmt.FORMAT_KEY, fmt.encode_number(fmt.FORMAT), db=self.state)
+            txn.put(fmt.LOG_ID_KEY, log_id.encode(), db=self.state)
+            return log_id
+        if fmt.decode_number(found) != fmt.FORMAT:
+            number = fmt.decode_number(found)
+            raise FormatError(path=str(self.path), found=number, supported=fmt.FORMAT)
+        stored: bytes = txn.get(fmt.LOG_ID_KEY, db=self.state)
+        return stored.decode()
+
+
+def acquire(path: Path, *, map_bytes: int, durable: bool) -> LocalEnvironment:
+    """Return this process's environment of `path`, opening it if need be.
+
+    Each call must be matched by one `release`. The options of the first one count.
+
+    Raises:
+        EventLogFullError: If there is no room to create it.
+        EventLogUnavailableError: If it cannot be opened.
+        FormatError: If another version wrote it.
+    """
+    path = path.resolve()
+    with _open_lock:
+        while _inherited:
+            _inherited.pop().abandon()
+        found = _open.get(str(path))
+        if found is None:
+            found = LocalEnvironment(path, map_bytes=map_bytes, durable=durable)
+            _open[str(path)] = found
+        found.users += 1
+        return found
+
+
+def _disown() -> None:
+    """Forget, in a forked child, what belongs to its parent."""
+    global _open_lock  # noqa: PLW0603 - another thread may have held it at the fork
+    _open_lock = threading.Lock()
+    _inherited.extend(_open.values())
+    _open.clear()
+
+
+os.register_at_fork(after_in_child=_disown)
+
+
+def translate(error: Exception, path: Path) -> EventLogError:
+    """Return what an error of LMDB or of the disk means to a caller."""
+    if _is_full(error, path):
+        return EventLogFullError(path=str(path), reason=str(error))
+    return EventLogUnavailableError(path=str(path), reason=str(error))
+
+
+def _is_full(error: Exception, path: Path) -> bool:
+    code = getattr(error, "code", 0) or getattr(error, "errno", 0)
+    if isinstance(error, (lmdb.MapFullError, lmdb.DiskError)):
+        return True
+    if code in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        return True
+    return code == errno.EIO and _room_bytes(path) < SCARCE_BYTES
+
+
+def _room_bytes(path: Path) -> int:
+    try:
+        disk = os.statvfs(path)
+        size = (path / "data.mdb").stat().st_size
+    except OSError:
+        return SCARCE_BYTES
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    room = disk.f_bavail * disk.f_frsize
+    return room if limit == resource.RLIM_INFINITY else min(room, limit - size)
+
+
+@contextlib.contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (lmdb.Error, OSError) as error:
+        raise translate(error, path) from error

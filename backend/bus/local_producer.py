@@ -1,0 +1,417 @@
+"""Appending to the local event log: group commit.
+
+`publish` puts a record into a queue and returns. One thread per process and log, the
+appender, takes everything that waits and commits it in one LMDB transaction: one fsync
+for all of them, however many callers and producers. While it waits for the disk the
+next group gathers, so the groups grow with the load by themselves.
+
+Limits: what is queued or being committed is bounded in bytes; beyond that `publish`
+refuses. A group is at most `MAX_GROUP_BYTES`, so that consumers and other processes get
+their turn at the one write lock.
+
+A group is appended whole or not at all. When there is no room, the first record that
+does not fit and all behind it are refused, so that none overtakes an earlier one of its
+key.
+
+Design note: docs/subsystems/eventlog.md#group-commit
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from typing_extensions import override
+
+from backend.bus import local_format as fmt
+from backend.bus.base import Producer, RecordPosition
+from backend.bus.local_environment import LocalEnvironment
+from backend.bus.local_topics import get_topic, iter_prefix
+from backend.errors import (
+    EventLogClosedError,
+    EventLogError,
+    EventLogFullError,
+    EventLogUnavailableError,
+    RecordTooLargeError,
+)
+
+logger = logging.getLogger(__name__)
+
+MAX_GROUP_BYTES: Final = 16 << 20
+MAX_GROUP_RECORDS: Final = 10_000
+PUT_SLICE_BYTES: Final = 1 << 20
+"""LMDB copies the rows of one call while holding the interpreter's lock: 1 MB is about
+a millisecond (measured), after which other threads get a turn."""
+
+MAX_HEADERS: Final = 255
+MAX_KEY_BYTES: Final = 65_535
+PROBE_TOPIC: Final = ""
+CONFIRM_TIMEOUT_S: Final = 30.0
+
+
+@dataclass(slots=True, eq=False)
+class _Pending:
+    topic: str
+    key: bytes
+    row: bytes
+    queued_s: float
+    future: Future[RecordPosition] = field(default_factory=Future)
+    position: RecordPosition | None = None
+    error: EventLogError | None = None
+
+
+class Appender:
+    """The committing thread of one process and log; see the module.
+
+    Thread-safe. Futures are resolved on the appender's thread, outside every lock.
+
+    Args:
+        env: Where to append.
+        max_bytes: Bound on the stored records, None for the disk's own.
+        min_free_bytes: Disk space left to consumers, whose commits make room again.
+        max_in_flight_bytes: Bound on what is queued or being committed.
+        now_us: Clock that stamps the records.
+        make_room: Called when `max_bytes` is reached; returns how many records it
+            could delete.
+    """
+
+    def __init__(  # noqa: PLR0913 - each is one independent choice
+        self,
+        env: LocalEnvironment,
+        *,
+        max_bytes: int | None,
+        min_free_bytes: int,
+        max_in_flight_bytes: int,
+        now_us: Callable[[], int],
+        make_room: Callable[[], int],
+    ) -> None:
+        self._env = env
+        self._max_bytes = max_bytes
+        self._min_free_bytes = min_free_bytes
+        self._max_in_flight_bytes = max_in_flight_bytes
+        self._now_us = now_us
+        self._make_room = make_room
+        self._topics: dict[str, fmt.TopicRow] = {}
+        self._changed = threading.Condition()
+        self._queue: deque[_Pending] = deque()
+        self._committing: list[_Pending] = []
+        self._in_flight_bytes = 0
+        self._closed = False
+        self._confirmed_s = float("-inf")
+        self._thread: threading.Thread | None = None
+
+    def submit(
+        self, topic: str, *, key: bytes, value: bytes, headers: fmt.Headers
+    ) -> Future[RecordPosition]:
+        """Queue a record; see `Producer.publish`."""
+        self._check_size(topic, key=key, value=value, headers=headers)
+        row = fmt.encode_record(
+            key=key, value=value, time_us=self._now_us(), headers=headers
+        )
+        return self._enqueue(topic, key=key, row=row)
+
+    def probe(self, *, timeout_s: float) -> None:
+        """Commit something durably through the same path as records.
+
+        Raises:
+            EventLogError: If that fails or takes longer than `timeout_s`.
+        """
+        if time.monotonic() - self._confirmed_s < timeout_s:
+            return
+        future = self._enqueue(PROBE_TOPIC, key=b"", row=b"")
+        try:
+            future.result(timeout_s)
+        except TimeoutError:
+            reason = f"no commit within {timeout_s} s"
+            path = str(self._env.path)
+            raise EventLogUnavailableError(path=path, reason=reason) from None
+
+    def flush(self, *, timeout_s: float) -> bool:
+        """Wait until nothing is in flight; return whether that was reached."""
+        self._fail_overdue()
+        with self._changed:
+            return self._changed.wait_for(self._is_idle, timeout_s)
+
+    def close(self, *, timeout_s: float) -> bool:
+        """Flush, then end the thread; return whether it ended in time.
+
+        What is left is failed as unconfirmed.
+        """
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+        self._fail_overdue(after_s=0.0)
+        return self._thread is None or not self._thread.is_alive()
+
+    def _check_size(
+        self, topic: str, *, key: bytes, value: bytes, headers: fmt.Headers
+    ) -> None:
+        found = self._topics.get(topic)
+        if found is None:
+            found = self._env.read(lambda txn: get_topic(txn, self._env, topic))
+            self._topics[topic] = found
+        size = fmt.record_bytes(key, value, headers)
+        if size > found.max_record_bytes:
+            # The limit may have been raised by another process since.
+            found = self._env.read(lambda txn: get_topic(txn, self._env, topic))
+            self._topics[topic] = found
+        limit = found.max_record_bytes
+        if size > limit or len(key) > MAX_KEY_BYTES or len(headers) > MAX_HEADERS:
+            raise RecordTooLargeError(topic=topic, size=size, limit=limit)
+
+    def _enqueue(self, topic: str, *, key: bytes, row: bytes) -> Future[RecordPosition]:
+        self._env.check_usable()
+        pending = _Pending(topic, key, row, time.monotonic())
+        # A record cannot be taken back once queued: refuse to be cancelled.
+        pending.future.set_running_or_notify_cancel()
+        with self._changed:
+            self._check_open()
+            self._check_room(len(row))
+            self._in_flight_bytes += len(row)
+            self._queue.append(pending)
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="event-log-appender", daemon=True
+                )
+                self._thread.start()
+            self._changed.notify_all()
+        return pending.future
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EventLogClosedError(path=str(self._env.path))
+
+    def _check_room(self, size: int) -> None:
+        oldest = self._oldest()
+        path = str(self._env.path)
+        if oldest is not None:
+            waited_s = time.monotonic() - oldest.queued_s
+            if waited_s > CONFIRM_TIMEOUT_S:
+                reason = "earlier records are not confirmed"
+                raise EventLogUnavailableError(
+                    path=path, reason=reason, waited_s=waited_s
+                )
+        if self._in_flight_bytes and (
+            self._in_flight_bytes + size > self._max_in_flight_bytes
+        ):
+            reason = "too much in flight"
+            raise EventLogFullError(path=path, reason=reason)
+
+    def _oldest(self) -> _Pending | None:
+        if self._committing:
+            return self._committing[0]
+        return self._queue[0] if self._queue else None
+
+    def _is_idle(self) -> bool:
+        return not self._queue and not self._committing
+
+    def _run(self) -> None:
+        while True:
+            group = self._take()
+            if not group:
+                return
+            try:
+                self._commit(group)
+            except EventLogError as error:
+                _fail(group, error)
+                logger.warning("eventlog.append_failed", extra={"reason": str(error)})
+            except BaseException as error:
+                _fail(group, EventLogUnavailableError(reason=repr(error)))
+                logger.exception("eventlog.append_failed")
+            _resolve(group)
+            with self._changed:
+                self._in_flight_bytes -= sum(len(p.row) for p in group)
+                self._committing = []
+                self._changed.notify_all()
+
+    def _take(self) -> list[_Pending]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._queue or self._closed)
+            group: list[_Pending] = []
+            size = 0
+            while self._queue and len(group) < MAX_GROUP_RECORDS:
+                size += len(self._queue[0].row)
+                if group and size > MAX_GROUP_BYTES:
+                    break
+                group.append(self._queue.popleft())
+            self._committing = group
+            return group
+
+    def _commit(self, group: list[_Pending]) -> None:
+        if self._env.free_disk_bytes() < self._min_free_bytes:
+            reason = "the disk is nearly full"
+            raise EventLogFullError(path=str(self._env.path), reason=reason)
+        refused = self._env.write(lambda txn: self._append(txn, group))
+        if refused:
+            self._append_again(group[-refused:])
+        self._confirmed_s = time.monotonic()
+
+    def _append_again(self, refused: list[_Pending]) -> None:
+        # What came before is durable already: a failure here is these records' alone.
+        try:
+            if self._make_room():
+                self._env.write(lambda txn: self._append(txn, refused))
+        except EventLogError as error:
+            _fail(refused, error)
+
+    def _append(self, txn: Any, group: list[_Pending]) -> int:
+        """Append what fits; return how many at the end of the group did not."""
+        batch = _Append(txn, self._env, self._max_bytes)
+        taken = sum(1 for _ in itertools.takewhile(batch.add, group))
+        batch.write()
+        self._topics.update(batch.topics)
+        reason = "the configured size is reached"
+        full = EventLogFullError(path=str(self._env.path), reason=reason)
+        _fail(group[:taken], None)
+        _fail(group[taken:], full)
+        return len(group) - taken
+
+    def _fail_overdue(self, *, after_s: float = CONFIRM_TIMEOUT_S) -> None:
+        """Fail the futures of records that have waited too long for the disk."""
+        with self._changed:
+            limit = time.monotonic() - after_s
+            overdue = [p for p in self._committing if p.queued_s <= limit]
+            while self._queue and self._queue[0].queued_s <= limit:
+                overdue.append(self._queue.popleft())
+                self._in_flight_bytes -= len(overdue[-1].row)
+        for pending in overdue:
+            error = EventLogUnavailableError(reason="not confirmed in time")
+            _settle(pending.future, None, error)
+
+
+class _Append:
+    """One transaction's worth of records: gives each its place, writes them sorted."""
+
+    def __init__(self, txn: Any, env: LocalEnvironment, max_bytes: int | None) -> None:
+        self._txn = txn
+        self._env = env
+        self._room = self._find_room(max_bytes)
+        self._partitions: dict[tuple[int, int], fmt.PartitionRow] = {}
+        self._rows: list[tuple[bytes, bytes]] = []
+        self.topics: dict[str, fmt.TopicRow] = {}
+
+    def add(self, pending: _Pending) -> bool:
+        """Take a record in; return False if there is no room for it."""
+        if pending.topic == PROBE_TOPIC:
+            count = fmt.decode_number(self._txn.get(fmt.PROBE_KEY, db=self._env.state))
+            row = fmt.encode_number(count + 1)
+            self._txn.put(fmt.PROBE_KEY, row, db=self._env.state)
+            return self._room > 0
+        size = fmt.stored_bytes(len(pending.row))
+        if size > self._room:
+            return False
+        self._room -= size
+        topic = self._topic(pending.topic)
+        number = fmt.key_hash(pending.key) % topic.partitions
+        old = self._partition(topic.number, number)
+        key = fmt.pack_record(topic.number, number, old.next_offset)
+        self._rows.append((key, pending.row))
+        self._partitions[topic.number, number] = fmt.PartitionRow(
+            old.next_offset + 1, old.stored_bytes + size
+        )
+        pending.position = RecordPosition(
+            self._env.log_id, topic.name, number, old.next_offset
+        )
+        return True
+
+    def write(self) -> None:
+        """Put every row taken in."""
+        self._rows.sort()
+        for rows in _slices(self._rows):
+            self._txn.cursor(self._env.records).putmulti(rows)
+        for (topic, number), row in self._partitions.items():
+            key = fmt.pack_partition(topic, number)
+            self._txn.put(key, fmt.encode_partition(row), db=self._env.state)
+
+    def _find_room(self, max_bytes: int | None) -> float:
+        if max_bytes is None:
+            return float("inf")
+        rows = iter_prefix(self._txn, self._env.state, b"p")
+        return max_bytes - sum(fmt.decode_partition(r).stored_bytes for _k, r in rows)
+
+    def _topic(self, name: str) -> fmt.TopicRow:
+        if name not in self.topics:
+            self.topics[name] = get_topic(self._txn, self._env, name)
+        return self.topics[name]
+
+    def _partition(self, topic: int, number: int) -> fmt.PartitionRow:
+        found = self._partitions.get((topic, number))
+        if found is None:
+            row = self._txn.get(fmt.pack_partition(topic, number), db=self._env.state)
+            found = fmt.decode_partition(row)
+        return found
+
+
+def _slices(rows: list[tuple[bytes, bytes]]) -> list[list[tuple[bytes, bytes]]]:
+    slices: list[list[tuple[bytes, bytes]]] = [[]]
+    size = 0
+    for row in rows:
+        if size > PUT_SLICE_BYTES:
+            slices.append([])
+            size = 0
+        slices[-1].append(row)
+        size += len(row[1])
+    return slices
+
+
+def _fail(group: Sequence[_Pending], error: EventLogError | None) -> None:
+    for pending in group:
+        pending.error = error
+
+
+def _resolve(group: Sequence[_Pending]) -> None:
+    for pending in group:
+        _settle(pending.future, pending.position, pending.error)
+
+
+def _settle(
+    future: Future[Any], position: RecordPosition | None, error: EventLogError | None
+) -> None:
+    # A record that took too long has already been failed by another thread.
+    try:
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(position)
+    except InvalidStateError:
+        logger.info("eventlog.confirmed_late")
+
+
+class LocalProducer(Producer):
+    """A producer of the local event log. All of a process share one appender."""
+
+    def __init__(self, appender: Appender) -> None:
+        self._appender = appender
+        self._closed = False
+
+    @override
+    def publish(
+        self,
+        topic: str,
+        *,
+        key: bytes,
+        value: bytes,
+        headers: Sequence[tuple[str, bytes]] = (),
+    ) -> Future[RecordPosition]:
+        if self._closed:
+            raise EventLogClosedError
+        return self._appender.submit(topic, key=key, value=value, headers=headers)
+
+    @override
+    def flush(self, *, timeout_s: float) -> bool:
+        return self._appender.flush(timeout_s=timeout_s)
+
+    @override
+    def close(self, *, timeout_s: float = 10.0) -> None:
+        if not self._closed:
+            self._closed = True
+            self._appender.flush(timeout_s=timeout_s)
