@@ -14,7 +14,9 @@
     │   ├── CommitUnknownResultError      retried by Engine.transact
     │   ├── TransactionTooOldError        retried by Engine.transact
     │   ├── TransactionTooLargeError, KeyTooLargeError, ValueTooLargeError
+    │   ├── KeyOutsideRangeError
     │   ├── StoreFullError, StoreUnavailableError, StoreClosedError
+    │   ├── NetworkFilesystemError
     │   └── FormatError                   data this version cannot read
     └── EventLogError                503  the event log
         ├── EventLogFullError, EventLogUnavailableError, EventLogClosedError
@@ -186,6 +188,13 @@ class KeyTooLargeError(StoreError):
     message = "Key too large"
 
 
+class KeyOutsideRangeError(StoreError):
+    """A key is empty or starts with 0xFF, which engines keep. Fields: key (hex)."""
+
+    code = "key_outside_range"
+    message = "Key outside the key space"
+
+
 class ValueTooLargeError(StoreError):
     """A value is over `Limits.value_bytes`. Fields: size, limit."""
 
@@ -214,6 +223,17 @@ class StoreClosedError(StoreError):
 
     code = "store_closed"
     message = "The store is closed"
+
+
+class NetworkFilesystemError(StoreError):
+    """The data directory is not on a local disk. Fields: path, filesystem."""
+
+    code = "network_filesystem"
+    message = "The data directory is on a network file system"
+    hint = (
+        "Use a directory on a local disk; memory maps and locks shared over a network "
+        "lose data"
+    )
 
 
 class FormatError(StoreError):

@@ -10,13 +10,14 @@ Rules for callers:
   Nobody else retries.
 - No transaction is held across a network wait or while a client reads slowly: read a
   batch, end the transaction, send, read the next.
-- Keys and values are `bytes`. Keys order bytewise. The range [begin, end) never
-  includes `end`.
+- Keys and values are `bytes`. Keys order bytewise, have at least one byte and begin
+  below 0xFF (`KeyOutsideRangeError`); the range from b"" to the
+  single byte 0xFF holds all of them. The range [begin, end) never includes `end`.
 
 Rules for engines: an `Engine` may be shared by threads; a `Transaction` may not. An
 engine must not be used in a process forked after it was opened (`StoreClosedError`).
 
-Design note: docs/subsystems/storage.md#engines
+Design note: docs/subsystems/engines.md
 """
 
 from __future__ import annotations
@@ -143,6 +144,7 @@ class Transaction(ReadTransaction):
 
         Raises:
             KeyTooLargeError: If the key is over the limit.
+            KeyOutsideRangeError: If the key is empty or begins with 0xFF.
             ValueTooLargeError: If the value is over the limit.
         """
 
@@ -225,9 +227,7 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def read(
-        self, fn: Callable[[ReadTransaction], T], *, timeout_s: float = 30.0
-    ) -> T:
+    def read(self, fn: Callable[[ReadTransaction], T], *, timeout_s: float = 30.0) -> T:
         """Run `fn` on one version of the store and return what it returned.
 
         `fn` may run several times.

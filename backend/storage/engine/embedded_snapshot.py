@@ -1,0 +1,131 @@
+"""One version of the store, read through LMDB."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Final
+
+import lmdb
+
+from backend.errors import (
+    KeyOutsideRangeError,
+    StoreError,
+    TransactionTooOldError,
+)
+from backend.storage.engine.base import KeyValue, Limits
+from backend.storage.engine.embedded_env import INTERNAL_PREFIX, Environment
+
+_LONGEST_KEY: Final = 511
+
+
+class Snapshot:
+    """The store as it was at the first read.
+
+    Holds a reader slot and keeps the pages of its version from being used again, so it
+    ends soon: `close` it in every case. Not for several threads at a time.
+    """
+
+    __slots__ = ("_clock", "_environment", "_expires_s", "_limits", "_over", "_txn")
+
+    def __init__(
+        self, environment: Environment, limits: Limits, clock: Callable[[], float]
+    ) -> None:
+        self._environment = environment
+        self._limits = limits
+        self._clock = clock
+        self._txn: lmdb.Transaction[bytes] | None = None
+        self._expires_s = 0.0
+        self._over = False
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything has been read."""
+        return self._txn is not None
+
+    def version(self) -> int:
+        """Return the number of the last commit this snapshot sees."""
+        try:
+            return self._require().id()
+        except lmdb.Error as error:
+            raise self._environment.translate(error) from error
+
+    def require_young(self) -> None:
+        """Raise `TransactionTooOldError` when too long ago began to be read."""
+        if self._txn is not None and self._clock() > self._expires_s:
+            raise TransactionTooOldError(limit_seconds=self._limits.transaction_seconds)
+
+    def get(self, key: bytes) -> bytes | None:
+        """Return the value of `key`, None when there is none."""
+        txn = self._require()
+        if len(key) > _LONGEST_KEY:
+            return None
+        try:
+            return txn.get(key)
+        except lmdb.Error as error:
+            raise self._environment.translate(error) from error
+
+    def scan(
+        self, begin: bytes, end: bytes, *, limit: int = 0, reverse: bool = False
+    ) -> list[KeyValue]:
+        """Return the pairs of [begin, end), at most `limit` unless 0."""
+        pairs = self.iterate(begin, end, reverse=reverse)
+        return list(islice(pairs, limit)) if limit else list(pairs)
+
+    def iterate(
+        self, begin: bytes, end: bytes, *, reverse: bool = False
+    ) -> Iterator[KeyValue]:
+        """Yield the pairs of [begin, end) one by one."""
+        txn = self._require()
+        try:
+            yield from scan_pairs(txn, begin, end, reverse=reverse)
+        except lmdb.Error as error:
+            raise self._environment.translate(error) from error
+
+    def close(self) -> None:
+        """End the snapshot. May be called twice."""
+        self._over = True
+        txn, self._txn = self._txn, None
+        if txn is not None:
+            txn.abort()
+
+    def _require(self) -> lmdb.Transaction[bytes]:
+        if self._txn is None:
+            return self._begin()
+        if self._clock() > self._expires_s:
+            self.require_young()
+        return self._txn
+
+    def _begin(self) -> lmdb.Transaction[bytes]:
+        if self._over:
+            raise StoreError(reason="the transaction is over")
+        self._txn = self._environment.begin()
+        self._expires_s = self._clock() + self._limits.transaction_seconds
+        return self._txn
+
+
+def scan_pairs(
+    txn: lmdb.Transaction[bytes], begin: bytes, end: bytes, *, reverse: bool = False
+) -> Iterator[KeyValue]:
+    """Yield the pairs of [begin, end) in `txn`; raises LMDB's own errors."""
+    if begin >= end:
+        return
+    cursor = txn.cursor()
+    if reverse:
+        found = cursor.prev() if cursor.set_range(end) else cursor.last()
+        if found:
+            for pair in cursor.iterprev():
+                if pair[0] < begin:
+                    return
+                yield pair
+    elif cursor.set_range(begin) if begin else cursor.first():
+        for pair in cursor.iternext():
+            if pair[0] >= end:
+                return
+            yield pair
+
+
+def check_range(begin: bytes, end: bytes) -> None:
+    """Raise `KeyOutsideRangeError` when a bound lies in the engine's own keys."""
+    if begin > INTERNAL_PREFIX or end > INTERNAL_PREFIX:
+        raise KeyOutsideRangeError(key=max(begin, end).hex())
