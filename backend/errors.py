@@ -129,6 +129,12 @@ class ArtifactNotFoundError(NotFoundError):
     message = "Artifact not found"
 
 
+class EntityNotFoundError(NotFoundError):
+    """No such document: dashboard, app, report. Fields: kind, id."""
+
+    message = "Not Found"
+
+
 class ConflictError(MatyanError):
     """The request contradicts what is stored."""
 
