@@ -29,14 +29,12 @@ from backend.errors import (
     StoreError,
     StoreUnavailableError,
     TransactionConflictError,
-    TransactionTooOldError,
 )
 from backend.storage.engine.base import KeyValue
 from backend.storage.engine.embedded_buffer import Pending, WriteBuffer
 from backend.storage.engine.embedded_env import (
     INTERNAL_PREFIX,
     Environment,
-    RecoveryNeededError,
 )
 from backend.storage.engine.embedded_snapshot import scan_pairs
 from backend.storage.engine.embedded_transaction import EmbeddedTransaction
@@ -75,8 +73,8 @@ class Committer:
         # A declared write is remembered for longer than any transaction lives.
         self._mark_seconds = 10 * environment.options.patience_s
         self._waiting: list[_Request] = []
-        self._waiting_lock = threading.Lock()
-        self._turn = threading.Lock()
+        self._turn = threading.Condition()
+        self._leading = False
 
     def commit(
         self, transaction: EmbeddedTransaction, *, deadline_s: float
@@ -94,59 +92,72 @@ class Committer:
             RecoveryNeededError: If the memory map has to change first.
         """
         request = _Request(transaction)
-        with self._waiting_lock:
-            self._waiting.append(request)
-        wait_s = max(deadline_s - time.monotonic(), 0)
-        if not self._turn.acquire(timeout=wait_s):
-            if self._withdraw(request):
-                reason = "other transactions of this process took too long to commit"
-                raise StoreUnavailableError(reason=reason)
-            # Being committed right now: only the disk can delay the answer.
-            self._turn.acquire()
-        try:
-            # One group may not hold all that wait, this request among them.
-            while not request.done:
-                self._lead(deadline_s)
-        finally:
-            self._withdraw(request)
-            self._turn.release()
+        if self._has_turn(request, deadline_s):
+            self._lead(request, deadline_s)
         if request.error is not None:
             raise request.error
         return request.stamp
 
-    def _withdraw(self, request: _Request) -> bool:
-        with self._waiting_lock:
-            if request in self._waiting:
-                self._waiting.remove(request)
-                return True
-            return False
-
-    def _lead(self, deadline_s: float) -> None:
-        lock = self._environment.writer_lock
-        lock.acquire(deadline_s=deadline_s)
-        try:
-            self._environment.maintain()
-            group = self._take_group()
+    def _has_turn(self, request: _Request, deadline_s: float) -> bool:
+        """Wait until `request` may lead (True) or another has finished it (False)."""
+        with self._turn:
+            self._waiting.append(request)
             try:
+                while self._leading and not request.done:
+                    self._wait(request, deadline_s)
+            except BaseException:
+                if request in self._waiting:
+                    self._waiting.remove(request)
+                raise
+            if request.done:
+                return False
+            self._leading = True
+            return True
+
+    def _wait(self, request: _Request, deadline_s: float) -> None:
+        if request not in self._waiting:
+            # Being committed right now: only the disk can delay the answer.
+            self._turn.wait()
+            return
+        rest_s = deadline_s - time.monotonic()
+        if rest_s <= 0:
+            reason = "other transactions of this process took too long to commit"
+            raise StoreUnavailableError(reason=reason)
+        self._turn.wait(rest_s)
+
+    def _lead(self, request: _Request, deadline_s: float) -> None:
+        """Commit `request` and what else waits; gives up the lead."""
+        lock = self._environment.writer_lock
+        group = [request]
+        try:
+            lock.acquire(deadline_s=deadline_s)
+            try:
+                self._environment.maintain()
+                group = self._take_group(request)
                 self._commit_group(group)
             finally:
-                for request in group:
-                    if not request.done:
-                        request.finish(CommitUnknownResultError())
+                lock.release()
         finally:
-            lock.release()
+            with self._turn:
+                if request in self._waiting:
+                    self._waiting.remove(request)
+                for taken in group:
+                    if not taken.done:
+                        taken.finish(CommitUnknownResultError())
+                self._leading = False
+                self._turn.notify_all()
 
-    def _take_group(self) -> list[_Request]:
-        with self._waiting_lock:
-            size = 0
-            count = 0
+    def _take_group(self, leader: _Request) -> list[_Request]:
+        with self._turn:
+            self._waiting.remove(leader)
+            group = [leader]
+            size = leader.transaction.approximate_size()
             for request in self._waiting:
                 size += request.transaction.approximate_size()
-                if count and size > _GROUP_BYTES:
+                if size > _GROUP_BYTES:
                     break
-                count += 1
-            group = self._waiting[:count]
-            del self._waiting[:count]
+                group.append(request)
+            del self._waiting[: len(group) - 1]
             return group
 
     def _commit_group(self, group: Sequence[_Request]) -> None:
@@ -209,7 +220,8 @@ class Committer:
             if transaction.snapshot.version() == unchanged_since:
                 return None
             holds = self._still_holds(transaction, txn)
-        except (RecoveryNeededError, TransactionTooOldError) as error:
+        except StoreError as error:
+            # Its own snapshot is no good; the group goes on without it.
             return error
         return None if holds else TransactionConflictError()
 

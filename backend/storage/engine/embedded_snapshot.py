@@ -69,8 +69,11 @@ class Snapshot:
         self, begin: bytes, end: bytes, *, limit: int = 0, reverse: bool = False
     ) -> list[KeyValue]:
         """Return the pairs of [begin, end), at most `limit` unless 0."""
-        pairs = self.iterate(begin, end, reverse=reverse)
-        return list(islice(pairs, limit)) if limit else list(pairs)
+        txn = self._require()
+        try:
+            return _collect(txn, begin, end, limit=limit, reverse=reverse)
+        except lmdb.Error as error:
+            raise self._environment.translate(error) from error
 
     def iterate(
         self, begin: bytes, end: bytes, *, reverse: bool = False
@@ -108,21 +111,46 @@ def scan_pairs(
     txn: lmdb.Transaction[bytes], begin: bytes, end: bytes, *, reverse: bool = False
 ) -> Iterator[KeyValue]:
     """Yield the pairs of [begin, end) in `txn`; raises LMDB's own errors."""
+    for pair in _stepping(txn, begin, end, reverse=reverse):
+        if pair[0] < begin if reverse else pair[0] >= end:
+            return
+        yield pair
+
+
+def _collect(
+    txn: lmdb.Transaction[bytes], begin: bytes, end: bytes, *, limit: int, reverse: bool
+) -> list[KeyValue]:
+    # Two loops without calls in them: this is the hottest path of all reads.
+    pairs = _stepping(txn, begin, end, reverse=reverse)
+    if limit:
+        pairs = islice(pairs, limit)
+    result = []
+    append = result.append
+    if reverse:
+        for pair in pairs:
+            if pair[0] < begin:
+                break
+            append(pair)
+    else:
+        for pair in pairs:
+            if pair[0] >= end:
+                break
+            append(pair)
+    return result
+
+
+def _stepping(
+    txn: lmdb.Transaction[bytes], begin: bytes, end: bytes, *, reverse: bool
+) -> Iterator[KeyValue]:
+    """Return the pairs from one bound on, in the direction of the other and past it."""
     if begin >= end:
-        return
+        return iter(())
     cursor = txn.cursor()
     if reverse:
         found = cursor.prev() if cursor.set_range(end) else cursor.last()
-        if found:
-            for pair in cursor.iterprev():
-                if pair[0] < begin:
-                    return
-                yield pair
-    elif cursor.set_range(begin) if begin else cursor.first():
-        for pair in cursor.iternext():
-            if pair[0] >= end:
-                return
-            yield pair
+        return cursor.iterprev() if found else iter(())
+    found = cursor.set_range(begin) if begin else cursor.first()
+    return cursor.iternext() if found else iter(())
 
 
 def check_range(begin: bytes, end: bytes) -> None:
