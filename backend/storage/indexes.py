@@ -174,10 +174,16 @@ def run_numbers(  # noqa: PLR0913 - the bounds of one range read
     before: int | None = None,
     limit: int = 0,
     newest_first: bool = True,
+    snapshot: bool = True,
 ) -> list[int]:
-    """Return the numbers of the runs under `term` in one range read, as a snapshot."""
+    """Return the numbers of the runs under `term` in one range read.
+
+    As a snapshot unless the caller's writes depend on the answer.
+    """
     begin, end = term_range(term, after=after, before=before)
-    rows = tr.get_range(begin, end, limit=limit, reverse=newest_first, snapshot=True)
+    rows = tr.get_range(
+        begin, end, limit=limit, reverse=newest_first, snapshot=snapshot
+    )
     offset = len(term_range(term)[0]) - 1
     return [unpack_ints(key, offset)[0] for key, _ in rows]
 

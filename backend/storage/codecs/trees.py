@@ -152,7 +152,8 @@ def _decode_ext(code: int, raw: memoryview) -> Any:
     if code == _ODD_TEXT:
         return bytes(raw).decode("utf-8", "surrogatepass")
     if code == _ODD_DICT:
-        return dict(_decoder.decode(raw))
+        pairs: list[tuple[str, Any]] = _decoder.decode(raw)
+        return dict(pairs)
     return Ext(code, bytes(raw))
 
 

@@ -191,20 +191,14 @@ class RunRepository:
         tr: ReadTransaction,
         term: Term,
         *,
-        after: int | None = None,
-        before: int | None = None,
         limit: int = 0,
-        newest_first: bool = True,
+        snapshot: bool = True,
     ) -> list[int]:
-        """Return the numbers of the runs under a term of `backend.storage.indexes`."""
-        return indexes.run_numbers(
-            tr,
-            term,
-            after=after,
-            before=before,
-            limit=limit,
-            newest_first=newest_first,
-        )
+        """Return the newest runs under a term of `backend.storage.indexes`, by number.
+
+        As a snapshot unless the caller's writes depend on the answer.
+        """
+        return indexes.run_numbers(tr, term, limit=limit, snapshot=snapshot)
 
     def count(self, tr: ReadTransaction, *, archived: bool | None = None) -> int:
         """Return the number of runs, or of those archived or not."""

@@ -1,0 +1,211 @@
+"""What the events of a batch do to a run, in the ingestion's transaction.
+
+Everything here may be applied again without changing the result: names are looked up
+before they are created, assignments replace, tags are a set, opening an open run leaves
+it open. Which openings and frames are new is known to `ingestion`, which calls this.
+
+Times of writers are corrected by the run's clock offset and kept between the run's
+creation and the receipt.
+
+Design note: docs/subsystems/metadata.md#run-events
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from backend.domain.entities import Artifact
+from backend.domain.runs import Run
+from backend.errors import InvalidInputError
+from backend.services.experiments import ensure_experiment
+from backend.services.tags import ensure_tag, with_tag, without_tag
+from backend.services.texts import check_text
+from backend.storage.engine.base import Transaction
+from matyan_wire.batch import (
+    UNKNOWN_TIME,
+    AddTag,
+    BlobRef,
+    CreateRun,
+    DeleteAttributes,
+    Event,
+    FinishRun,
+    RemoveTag,
+    SetAttributes,
+    SetProperties,
+    decode_payload,
+)
+from matyan_wire.limits import MAX_DESCRIPTION_BYTES, MAX_ENTITY_NAME_BYTES
+
+if TYPE_CHECKING:
+    from backend.storage.factory import Store
+
+MIN_CLOCK_OFFSET_US: Final = 2_000_000
+"""A smaller difference between the clocks cannot be told from latency."""
+
+
+def clock_offset_us(*, received_us: int, client_time_us: int) -> int:
+    """Return the server's clock minus the writer's, 0 when small or not known."""
+    if client_time_us == UNKNOWN_TIME:
+        return 0
+    offset = received_us - client_time_us
+    return offset if abs(offset) >= MIN_CLOCK_OFFSET_US else 0
+
+
+def ensure_run(
+    tr: Transaction,
+    store: Store,
+    run_id: str,
+    received_us: int,
+    client_time_us: int = UNKNOWN_TIME,
+) -> Run | None:
+    """Return the run, created in the transaction if missing; None if it was deleted.
+
+    Args:
+        tr: The ingestion's transaction.
+        store: The store.
+        run_id: The run.
+        received_us: When the server heard of it: the creation time of a new run.
+        client_time_us: The writer's clock at that moment, for the clock offset: when
+            the frame was sent or, if that is not known, when the run was opened.
+    """
+    run = store.runs.find(tr, run_id)
+    if run is not None:
+        return run
+    if store.runs.find_tombstone(tr, run_id) is not None:
+        return None
+    return store.runs.create(
+        tr,
+        run_id=run_id,
+        name=f"Run: {run_id}",
+        created_us=received_us,
+        clock_offset_us=clock_offset_us(
+            received_us=received_us, client_time_us=client_time_us
+        ),
+    )
+
+
+def apply_event(
+    tr: Transaction, store: Store, run: Run, event: Event, received_us: int
+) -> Run:
+    """Apply one event and return the run as it is afterwards, stored.
+
+    `CreateRun` must be given only for an opening that has not been applied; in the
+    record that creates the run it changes nothing more.
+
+    Raises:
+        InvalidInputError, LimitExceededError: If the event can never be applied.
+    """
+    changed = _APPLY[type(event)](tr, store, run, event, received_us)
+    store.runs.save(tr, run, changed)
+    return changed
+
+
+def _create(
+    _tr: Transaction, _store: Store, run: Run, _event: CreateRun, received_us: int
+) -> Run:
+    if received_us == run.created_us:
+        return run
+    return replace(
+        run, active=True, finished_us=None, resumed_count=run.resumed_count + 1
+    )
+
+
+def _finish(
+    _tr: Transaction, _store: Store, run: Run, event: FinishRun, received_us: int
+) -> Run:
+    at_us = received_us
+    if event.client_time_us != UNKNOWN_TIME:
+        at_us = min(event.client_time_us + run.clock_offset_us, received_us)
+    return replace(run, active=False, finished_us=max(at_us, run.created_us))
+
+
+def _set_attributes(
+    tr: Transaction, store: Store, run: Run, event: SetAttributes, _received_us: int
+) -> Run:
+    try:
+        assignments = [
+            (path, _with_text_keys(decode_payload(raw)))
+            for path, raw in event.assignments
+        ]
+    except msgspec.DecodeError as error:
+        raise InvalidInputError(field="attributes", reason=str(error)) from error
+    store.attributes.assign(tr, run.number, assignments)
+    return run
+
+
+def _with_text_keys(value: Any) -> Any:
+    """Return `value` with every dict key a text: attribute paths are texts."""
+    if isinstance(value, dict):
+        return {str(key): _with_text_keys(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_text_keys(item) for item in value]
+    return value
+
+
+def _delete_attributes(
+    tr: Transaction, store: Store, run: Run, event: DeleteAttributes, _received_us: int
+) -> Run:
+    store.attributes.delete_paths(tr, run.number, event.paths)
+    return run
+
+
+def _set_properties(
+    tr: Transaction, store: Store, run: Run, event: SetProperties, received_us: int
+) -> Run:
+    changes: dict[str, Any] = {}
+    if event.name is not None:
+        changes["name"] = check_text(
+            event.name, field="name", max_bytes=MAX_ENTITY_NAME_BYTES
+        )
+    if event.description is not None:
+        changes["description"] = check_text(
+            event.description, field="description", max_bytes=MAX_DESCRIPTION_BYTES
+        )
+    if event.archived is not None:
+        changes["archived"] = event.archived
+    if event.experiment is not None and event.experiment.strip():
+        experiment = ensure_experiment(
+            tr, store, name=event.experiment, now_us=received_us
+        )
+        changes["experiment_id"] = experiment.experiment_id
+    return replace(run, **changes)
+
+
+def _add_tag(
+    tr: Transaction, store: Store, run: Run, event: AddTag, received_us: int
+) -> Run:
+    if not event.name.strip():
+        return run
+    tag = ensure_tag(tr, store, name=event.name, now_us=received_us)
+    return with_tag(run, tag.tag_id)
+
+
+def _remove_tag(
+    tr: Transaction, store: Store, run: Run, event: RemoveTag, _received_us: int
+) -> Run:
+    tag = store.tags.find_by_name(tr, event.name.strip())
+    return run if tag is None else without_tag(run, tag.tag_id)
+
+
+def _refer_blob(
+    tr: Transaction, store: Store, run: Run, event: BlobRef, received_us: int
+) -> Run:
+    artifact = Artifact(event.path, event.key, event.content_type, received_us)
+    store.artifacts.put(tr, run.number, artifact)
+    return run
+
+
+_APPLY: Final[Mapping[type, Callable[[Transaction, Store, Run, Any, int], Run]]] = {
+    CreateRun: _create,
+    FinishRun: _finish,
+    SetAttributes: _set_attributes,
+    DeleteAttributes: _delete_attributes,
+    SetProperties: _set_properties,
+    AddTag: _add_tag,
+    RemoveTag: _remove_tag,
+    BlobRef: _refer_blob,
+}
