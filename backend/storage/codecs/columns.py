@@ -108,9 +108,9 @@ def _decode_body(  # noqa: PLR0913, PLR0917 - the pieces of one column
             raise ColumnError(reason="column has another count or type")
         return values
     if codec == CONSTANT and size == 8:
-        return np.full(
-            count, int.from_bytes(data[offset : offset + 8], "little", signed=True)
-        ).view(dtype)
+        bits = np.empty(count, np.int64)
+        bits.fill(int.from_bytes(data[offset : offset + 8], "little", signed=True))
+        return bits.view(dtype)
     if codec == LINEAR and size == 16:
         first, stride = np.frombuffer(data, np.int64, 2, offset)
         return first + stride * np.arange(count)

@@ -9,6 +9,7 @@ Design note: docs/subsystems/storage.md#exactly-once
 
 from __future__ import annotations
 
+import secrets
 from typing import Final
 
 import msgspec
@@ -51,6 +52,8 @@ class RunState(msgspec.Struct, array_like=True):
         line_offset: Added to the steps of terminal lines of writers without a position.
         openings: `CreateRun.client_time_us` of the openings seen, newest last.
         progress: The batch being stored over several transactions.
+        incarnation: Random, made with the state, so that what a process remembers of a
+            run is not taken for a later run of the same number.
     """
 
     next_tail: int = 0
@@ -63,6 +66,7 @@ class RunState(msgspec.Struct, array_like=True):
     line_offset: int = 0
     openings: list[int] = msgspec.field(default_factory=list)
     progress: Progress | None = None
+    incarnation: int = 0
 
     def note_offset(self, log: str, offset: int) -> None:
         """Record that everything up to `offset` of `log` is applied."""
@@ -144,13 +148,13 @@ def encode_run_state(state: RunState) -> bytes:
 
 
 def decode_run_state(value: bytes | None, *, key: bytes) -> RunState:
-    """Return the state in `value`, a fresh one for None.
+    """Return the state in `value`, a fresh one of a new incarnation for None.
 
     Raises:
         FormatError: If the bytes are not a run's state.
     """
     if value is None:
-        return RunState()
+        return RunState(incarnation=secrets.randbits(62) + 1)
     try:
         return _run_state_decoder.decode(value)
     except msgspec.DecodeError as error:

@@ -92,9 +92,9 @@ def _to_summary(fields: tuple[Any, ...], *, is_object: bool) -> Summary | None:
         return None
     if is_object:
         fields = (*fields[:9], np.nan, *fields[10:])
-    if not fields[10] and not fields[11]:
-        return Summary(*fields[:12], None)
-    return Summary(*fields)
+    # The last field has a value only where something is not finite.
+    step = fields[12] if fields[10] or fields[11] else None
+    return Summary(*fields[:12], first_non_finite_step=step)
 
 
 def summarise(steps: Int64s, values: Float64s, starts: Int64s) -> Rows:

@@ -1,0 +1,79 @@
+"""A run's hot record and its writers' positions.
+
+Keys:   RUN_STATE (run_no), WRITER (run_no, hash16(writer))
+
+Design note: docs/subsystems/storage.md#exactly-once
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from backend.storage import keyspace
+from backend.storage.codecs.run_states import (
+    RunState,
+    WriterState,
+    decode_run_state,
+    decode_writer_state,
+    encode_run_state,
+    encode_writer_state,
+)
+from backend.storage.engine.base import ReadTransaction, Transaction
+
+MIN_TAIL_POINTS: Final = 16_384
+MAX_TAIL_POINTS: Final = 262_144
+TAIL_POINTS_PER_SERIES: Final = 512
+MAX_TAIL_BYTES: Final = 4 * 1024 * 1024
+MAX_TAIL_BLOCKS: Final = 256
+
+
+def get_run_state(
+    tr: ReadTransaction, run_number: int, *, snapshot: bool = False
+) -> RunState:
+    """Return the run's state, a fresh one if nothing has been stored yet.
+
+    Raises:
+        FormatError: If the record cannot be read.
+    """
+    key = keyspace.pack_run_state(run_number)
+    return decode_run_state(tr.get(key, snapshot=snapshot), key=key)
+
+
+def put_run_state(tr: Transaction, run_number: int, state: RunState) -> None:
+    """Store the run's state."""
+    tr.set(keyspace.pack_run_state(run_number), encode_run_state(state))
+
+
+def find_writer(
+    tr: ReadTransaction, run_number: int, writer: str
+) -> WriterState | None:
+    """Return where `writer` stands in the run, None if nothing of it is stored.
+
+    Raises:
+        FormatError: If the record cannot be read.
+    """
+    key = keyspace.pack_writer(run_number, writer)
+    return decode_writer_state(tr.get(key), key=key)
+
+
+def put_writer(
+    tr: Transaction, run_number: int, writer: str, state: WriterState
+) -> None:
+    """Store where `writer` stands in the run."""
+    tr.set(keyspace.pack_writer(run_number, writer), encode_writer_state(state))
+
+
+def seal_is_due(state: RunState) -> bool:
+    """Return whether the run's tail has grown enough to be worth sealing.
+
+    The bound on points grows with the number of series, so that each gets chunks worth
+    having (512 points), between one that keeps reading the tail cheap for few series
+    and one that keeps it bearable for many. The bound on blocks is for runs that send
+    little at a time: each block costs a reader some 20 µs.
+    """
+    bound = TAIL_POINTS_PER_SERIES * state.next_series
+    return (
+        state.tail_points >= min(max(bound, MIN_TAIL_POINTS), MAX_TAIL_POINTS)
+        or state.tail_bytes >= MAX_TAIL_BYTES
+        or state.next_tail - state.first_tail >= MAX_TAIL_BLOCKS
+    )
