@@ -1,0 +1,193 @@
+"""A throw-away Kafka broker: one node, KRaft, from Apache Kafka's own published jars.
+
+Needs Java 17 or newer and Maven; `MATYAN_TEST_KAFKA` (host:port) names a running broker
+instead. The jars are fetched once into `.cache/`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import uuid
+from pathlib import Path
+from types import TracebackType
+
+from matyan_project import env
+from matyan_project.local_server import free_port
+
+VERSION = "4.1.1"
+JARS = env.BASE_DIR / ".cache" / f"kafka-{VERSION}"
+
+_POM = f"""\
+<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>matyan.tests</groupId>
+  <artifactId>kafka-jars</artifactId>
+  <version>1</version>
+  <dependencies>
+    <dependency>
+      <groupId>org.apache.kafka</groupId>
+      <artifactId>kafka_2.13</artifactId>
+      <version>{VERSION}</version>
+    </dependency>
+  </dependencies>
+</project>
+"""
+
+_PROPERTIES = """\
+process.roles=broker,controller
+node.id=1
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+controller.listener.names=CONTROLLER
+controller.quorum.voters=1@127.0.0.1:{controller_port}
+log.dirs={directory}/log
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+group.initial.rebalance.delay.ms=0
+auto.create.topics.enable=false
+num.network.threads=2
+num.io.threads=2
+"""
+
+
+def missing() -> str:
+    """Return why no broker can be had here, "" if one can."""
+    if os.environ.get("MATYAN_TEST_KAFKA"):
+        return ""
+    absent = [name for name in ("java", "mvn") if shutil.which(name) is None]
+    return f"{' and '.join(absent)} not found" if absent else ""
+
+
+class KafkaBroker:
+    """One broker in a directory of its own, on 127.0.0.1.
+
+    Use as a context manager. `kill` and `start` take it down and up with its data.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._process: subprocess.Popen[bytes] | None = None
+        self._external = os.environ.get("MATYAN_TEST_KAFKA", "")
+        self._port = free_port()
+
+    @property
+    def bootstrap_servers(self) -> str:
+        return self._external or f"127.0.0.1:{self._port}"
+
+    @property
+    def can_be_killed(self) -> bool:
+        return not self._external
+
+    def prepare(self) -> None:
+        """Fetch the jars and format the log directory."""
+        _fetch_jars()
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._properties.write_text(
+            _PROPERTIES.format(
+                port=self._port,
+                controller_port=free_port(),
+                directory=self._directory,
+            )
+        )
+        cluster_id = uuid.uuid4().hex[:22]
+        self._java("kafka.tools.StorageTool", "format", "-t", cluster_id, "-c")
+
+    def start(self, *, timeout_s: float = 60.0) -> None:
+        """Start the broker and wait until it takes connections."""
+        output = (self._directory / "broker.out").open("ab")
+        self._process = subprocess.Popen(
+            [*_java_command("-Xmx512m"), "kafka.Kafka", str(self._properties)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        output.close()
+        deadline = time.monotonic() + timeout_s
+        while not _listens(self._port):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError((self._directory / "broker.out").read_text()[-4000:])
+            time.sleep(0.1)
+
+    def kill(self) -> None:
+        """Kill -9 the broker."""
+        self._signal(signal.SIGKILL)
+
+    def pause(self) -> None:
+        """Stop the broker's clock, so to say."""
+        self._signal(signal.SIGSTOP, wait=False)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT, wait=False)
+
+    def __enter__(self) -> KafkaBroker:
+        if not self._external:
+            self.prepare()
+            self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.kill()
+
+    @property
+    def _properties(self) -> Path:
+        return self._directory / "server.properties"
+
+    def _java(self, *words: str) -> None:
+        subprocess.run(
+            [*_java_command("-Xmx256m"), *words, str(self._properties)],
+            check=True,
+            capture_output=True,
+            timeout=60,
+        )
+
+    def _signal(self, number: signal.Signals, *, wait: bool = True) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(number)
+            if wait:
+                self._process.wait(20)
+
+
+def _java_command(heap: str) -> list[str]:
+    return ["java", heap, "-XX:+UseSerialGC", "-cp", f"{JARS}/*"]
+
+
+def _fetch_jars() -> None:
+    if (JARS / "complete").exists():
+        return
+    JARS.mkdir(parents=True, exist_ok=True)
+    (JARS / "pom.xml").write_text(_POM)
+    subprocess.run(
+        [
+            "mvn",
+            "--batch-mode",
+            "--quiet",
+            f"--file={JARS / 'pom.xml'}",
+            "dependency:copy-dependencies",
+            f"-DoutputDirectory={JARS}",
+            "-DincludeScope=runtime",
+        ],
+        check=True,
+        capture_output=True,
+        timeout=300,
+    )
+    (JARS / "complete").touch()
+
+
+def _listens(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+    except OSError:
+        return False
