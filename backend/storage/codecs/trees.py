@@ -157,4 +157,6 @@ def _decode_ext(code: int, raw: memoryview) -> Any:
     return Ext(code, bytes(raw))
 
 
-_decoder: Final = msgspec.msgpack.Decoder(Any, ext_hook=_decode_ext)
+_decoder: Final[msgspec.msgpack.Decoder[Any]] = msgspec.msgpack.Decoder(
+    Any, ext_hook=_decode_ext
+)

@@ -191,14 +191,18 @@ class RunRepository:
         tr: ReadTransaction,
         term: Term,
         *,
+        before: int | None = None,
         limit: int = 0,
         snapshot: bool = True,
     ) -> list[int]:
         """Return the newest runs under a term of `backend.storage.indexes`, by number.
 
-        As a snapshot unless the caller's writes depend on the answer.
+        At most `limit` (0: all) below the number `before`, in one range read, as a
+        snapshot unless the caller's writes depend on the answer.
         """
-        return indexes.run_numbers(tr, term, limit=limit, snapshot=snapshot)
+        return indexes.run_numbers(
+            tr, term, before=before, limit=limit, snapshot=snapshot
+        )
 
     def count(self, tr: ReadTransaction, *, archived: bool | None = None) -> int:
         """Return the number of runs, or of those archived or not."""
