@@ -61,7 +61,8 @@ class BadItem:
     field: str
     reason: str
 
-    def __str__(self) -> str:
+    def describe(self) -> str:
+        """Return one line for the client."""
         where = f" {self.field}" if self.field else ""
         return f"item {self.index}{where}: {self.reason}"
 
@@ -91,7 +92,7 @@ class JsonFrame:
         """
         if not self.refused:
             return None
-        named = "; ".join(map(str, self.named))
+        named = "; ".join(item.describe() for item in self.named)
         more = self.refused - len(self.named)
         rest = f"; and {more} more" if more else ""
         return f"{self.refused} of {self.items} items refused: {named}{rest}"
@@ -155,7 +156,7 @@ class _Columnizer:
         for index, message in enumerate(decoded, start=1):
             try:
                 if message.__class__ is LogMetric:
-                    add_point(message)  # type: ignore[arg-type]  # just tested
+                    add_point(message)
                     points += 1
                 else:
                     add(message)

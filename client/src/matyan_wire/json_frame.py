@@ -8,6 +8,7 @@ Design note: docs/subsystems/wire.md#json-protocol
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -53,14 +54,16 @@ def iter_items(frame: bytes) -> Iterator[Item]:
         yield from _lax_items(frame)
         return
     for raw in raws:
-        yield lambda raw=raw: _message_of(raw)
+        yield functools.partial(_message_of, raw)
 
 
 def _message_of(raw: msgspec.Raw) -> messages.Message | LaxMetric:
     try:
-        return _item_decoder.decode(raw)
+        message: messages.Message = _item_decoder.decode(raw)
     except STRICT_FAILURES:
         pass
+    else:
+        return message
     try:
         item = _lax_decoder.decode(bytes(raw).decode())
     except (ValueError, RecursionError) as error:

@@ -86,8 +86,10 @@ def to_message(item: Any) -> messages.Message | LaxMetric:
         if value is not None:
             values[name] = _converted(name, field, value)
         elif field.required:
-            raise ItemError(name, "missing" if name not in item else "must not be null")
-    return struct(**values)
+            reason = "must not be null" if name in item else "missing"
+            raise ItemError(field=name, reason=reason)
+    message: messages.Message | LaxMetric = struct(**values)
+    return message
 
 
 def shortened(value: Any, *, limit: int = 60) -> str:
@@ -106,7 +108,7 @@ def _converted(name: str, field: _Field, value: Any) -> Any:
     try:
         return field.convert(value)
     except (ValueError, OverflowError) as error:
-        raise ItemError(name, str(error)) from error
+        raise ItemError(field=name, reason=str(error)) from error
 
 
 def _kind_of(value: Any) -> str:

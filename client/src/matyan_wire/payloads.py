@@ -7,6 +7,7 @@ UTF-8 has no bytes for them) become U+FFFD.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from matyan_wire import batch as wire
@@ -41,6 +42,7 @@ def encode_bounded(value: Any, *, max_bytes: int, levels: int | None = None) -> 
 
 def check_depth(value: Any, levels: int) -> None:
     """Raise ValueError if `value` nests deeper than `levels` objects and arrays."""
+    children: Iterable[Any]
     if value.__class__ is dict:
         children = value.values()
     elif value.__class__ is list:

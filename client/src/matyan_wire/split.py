@@ -110,14 +110,17 @@ class _Splitter:
         self._room = self._max_bytes - HEADER_BYTES
         self._indexes: dict[int, int] = {}
 
-    def _full(self, size: int) -> Iterator[wire.Batch]:
-        """Yield the part in the making if `size` more bytes do not fit into it."""
-        if size > self._room:
+    def _make_room(self, size: int, series: int | None = None) -> Iterator[wire.Batch]:
+        """Yield the part in the making if an item of `size` bytes does not fit into it.
+
+        `series` is the item's series: naming it takes room too.
+        """
+        if size + self._series_bytes(series) > self._room:
             part = self._builder.build()
             if part is not None:
                 yield part
             self._start_part()
-        self._room -= size
+        self._room -= size + self._series_bytes(series)
 
     def _event_parts(self) -> Iterator[wire.Batch]:
         for number, whole in enumerate(self._batch.events):
@@ -128,7 +131,7 @@ class _Splitter:
                 if size > self._max_bytes - HEADER_BYTES:
                     self.refused.append(f"events[{number}]: {size} bytes")
                     continue
-                yield from self._full(size)
+                yield from self._make_room(size)
                 self._builder.events.append(event)
 
     def _point_parts(self) -> Iterator[wire.Batch]:
@@ -144,7 +147,7 @@ class _Splitter:
             strict=True,
         )
         for index, step, value, time_us, epoch in rows:
-            yield from self._full(_POINT_BYTES + self._series_bytes(index))
+            yield from self._make_room(_POINT_BYTES, index)
             self._builder.add_point(
                 self._series(index),
                 step=step,
@@ -169,8 +172,7 @@ class _Splitter:
             if len(payload) > limits.MAX_OBJECT_BYTES:
                 self.refused.append(f"objects[{number}]: {len(payload)} bytes")
                 continue
-            size = _OBJECT_BYTES + len(payload)
-            yield from self._full(size + self._series_bytes(index))
+            yield from self._make_room(_OBJECT_BYTES + len(payload), index)
             self._builder.add_object(
                 self._series(index),
                 step=step,
@@ -179,9 +181,9 @@ class _Splitter:
                 epoch=epoch,
             )
 
-    def _series_bytes(self, index: int) -> int:
+    def _series_bytes(self, index: int | None) -> int:
         """Return what naming the series adds to the part, 0 if it is named already."""
-        if index in self._indexes:
+        if index is None or index in self._indexes:
             return 0
         ref = self._batch.series[index]
         # At most four UTF-8 bytes a character.

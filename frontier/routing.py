@@ -1,0 +1,32 @@
+"""WebSocket routes, and the ASGI application made of them and the HTTP side."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from channels.routing import URLRouter
+from django.urls import re_path
+
+from frontier.admission import Admission, Application, Receive, Scope, Send
+from frontier.consumers import IngestConsumer
+
+websocket_urlpatterns = [
+    re_path(r"^api/v1/ws/runs/(?P<run_id>[^/]+)$", IngestConsumer.as_asgi()),
+]
+
+
+def application(http_application: Any) -> Application:
+    """Return an ASGI application: run WebSockets here, everything else inside.
+
+    Args:
+        http_application: ASGI application for every scope that is no WebSocket.
+    """
+    websocket_application = Admission(URLRouter(websocket_urlpatterns))
+
+    async def route(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await websocket_application(scope, receive, send)
+        else:
+            await http_application(scope, receive, send)
+
+    return route
