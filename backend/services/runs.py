@@ -15,11 +15,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from backend.domain.entities import Tag
 from backend.domain.runs import Run
 from backend.errors import ExperimentNotFoundError, RunNotFoundError
 from backend.services import outbox
-from backend.services.tags import ensure_tag, with_tag, without_tag
 from backend.services.texts import check_text
 from backend.storage.engine.base import ReadTransaction, Transaction
 from backend.storage.repositories.notes import RUN
@@ -101,38 +99,6 @@ def archive_runs(
         run_ids,
         lambda tr, run: _archive(tr, run, archived=archived, now_us=now_us),
     )
-
-
-def add_tag(store: Store, *, run_id: str, tag_name: str, now_us: int) -> Tag:
-    """Attach a tag by name, created if missing, and return it.
-
-    Raises:
-        RunNotFoundError: If there is no such run.
-        InvalidInputError: If the name is empty.
-        LimitExceededError: If the name is too long, or the run has too many tags.
-    """
-
-    def change(tr: Transaction) -> Tag:
-        run = store.runs.get(tr, run_id)
-        tag = ensure_tag(tr, store, name=tag_name, now_us=now_us)
-        store.runs.save(tr, run, with_tag(run, tag.tag_id))
-        return tag
-
-    return store.engine.transact(change)
-
-
-def remove_tag(store: Store, *, run_id: str, tag_id: str) -> None:
-    """Detach a tag; one that is not attached changes nothing.
-
-    Raises:
-        RunNotFoundError: If there is no such run.
-    """
-
-    def change(tr: Transaction) -> None:
-        run = store.runs.get(tr, run_id)
-        store.runs.save(tr, run, without_tag(run, tag_id))
-
-    store.engine.transact(change)
 
 
 def delete_run(store: Store, *, run_id: str, now_us: int) -> None:

@@ -1,4 +1,4 @@
-"""Tags: create, change, delete. Attaching them to runs is in `runs`.
+"""Tags: create, change, delete, attach to runs and detach.
 
 Names are unique. Deleting a tag takes it off its runs.
 
@@ -126,6 +126,38 @@ def delete_tag(store: Store, *, tag_id: str, now_us: int) -> None:
         unlink=lambda run: without_tag(run, tag_id),
         remove=remove,
     )
+
+
+def add_tag(store: Store, *, run_id: str, tag_name: str, now_us: int) -> Tag:
+    """Attach a tag by name, created if missing, and return it.
+
+    Raises:
+        RunNotFoundError: If there is no such run.
+        InvalidInputError: If the name is empty.
+        LimitExceededError: If the name is too long, or the run has too many tags.
+    """
+
+    def change(tr: Transaction) -> Tag:
+        run = store.runs.get(tr, run_id)
+        tag = ensure_tag(tr, store, name=tag_name, now_us=now_us)
+        store.runs.save(tr, run, with_tag(run, tag.tag_id))
+        return tag
+
+    return store.engine.transact(change)
+
+
+def remove_tag(store: Store, *, run_id: str, tag_id: str) -> None:
+    """Detach a tag; one that is not attached changes nothing.
+
+    Raises:
+        RunNotFoundError: If there is no such run.
+    """
+
+    def change(tr: Transaction) -> None:
+        run = store.runs.get(tr, run_id)
+        store.runs.save(tr, run, without_tag(run, tag_id))
+
+    store.engine.transact(change)
 
 
 def with_tag(run: Run, tag_id: str) -> Run:
