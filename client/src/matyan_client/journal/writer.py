@@ -1,0 +1,228 @@
+"""The owner's side of a journal: everything a run says goes through here.
+
+Thread-safe. Nothing here raises because of the disk: what cannot be stored is counted
+with its reason, and said once on stderr.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from matyan_client import console
+from matyan_client.journal import directory as directories
+from matyan_client.journal import mapping
+from matyan_client.journal.ledger import Ledger
+from matyan_client.journal.points import CAPACITY, PointWriter, SeriesState
+from matyan_client.journal.records import RecordWriter
+from matyan_wire.batch import (
+    AddTag,
+    BlobRef,
+    CreateRun,
+    DeleteAttributes,
+    FinishRun,
+    RemoveTag,
+    SeriesRef,
+    SetAttributes,
+    SetProperties,
+)
+
+EVENTS: Final = "events"
+SERIES: Final = "series"
+
+
+class ObjectPoint(msgspec.Struct, array_like=True, tag="object"):
+    """A point whose value is an object, as the journal holds it.
+
+    `series` is the journal's number of the series; `payload` is MessagePack.
+    """
+
+    series: int
+    step: int
+    time_us: int
+    payload: bytes
+    epoch: float
+
+
+JournalEvent = (
+    ObjectPoint
+    | CreateRun
+    | FinishRun
+    | SetAttributes
+    | DeleteAttributes
+    | SetProperties
+    | AddTag
+    | RemoveTag
+    | BlobRef
+)
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+class JournalWriter:
+    """One writer's journal.
+
+    Args:
+        path: An existing directory of its own, or None to refuse everything.
+        max_bytes: Disk it may take.
+        capacity: Points per segment.
+
+    Attributes:
+        path: The directory, or None.
+        lock: Held while something is stored; re-entrant, because a signal handler or
+            a finalizer may track in the middle of a `track`.
+        points: The metric points.
+    """
+
+    def __init__(
+        self, path: Path | None, *, max_bytes: int, capacity: int = CAPACITY
+    ) -> None:
+        self.path = path
+        self.lock = threading.RLock()
+        budget = mapping.Budget(max_bytes)
+        self.points = PointWriter(
+            path, budget=budget, lock=self.lock, capacity=capacity
+        )
+        self._series = RecordWriter(path, SERIES, budget=budget, lock=self.lock)
+        self._events = RecordWriter(path, EVENTS, budget=budget, lock=self.lock)
+        self._held: directories.JournalLock | None = None
+        self._refused: dict[str, int] = {}
+        self._object_points = 0
+        self._first_segment = 0
+
+    @classmethod
+    def create(
+        cls,
+        state_dir: Path,
+        meta: directories.Meta,
+        *,
+        max_bytes: int,
+        capacity: int = CAPACITY,
+    ) -> JournalWriter:
+        """Return a new journal, one that refuses everything if the disk does."""
+        path: Path | None = None
+        try:
+            path = directories.make_directory(
+                state_dir, run_id=meta.run_id, writer=meta.writer
+            )
+            held = directories.JournalLock.acquire(path)
+            Ledger(path).close()
+            directories.write_meta(path, meta)
+        except OSError as error:
+            console.warn(
+                f"no journal can be kept under {state_dir} ({error.strerror or error}): "
+                f"run {meta.run_id} is NOT recorded. Free space or set MATYAN_DIR to a "
+                "directory that can be written."
+            )
+            if path is not None:
+                directories.remove(path)
+            return cls(None, max_bytes=0)
+        journal = cls(path, max_bytes=max_bytes, capacity=capacity)
+        journal._held = held
+        return journal
+
+    @property
+    def events_end(self) -> int:
+        """Index after the last event."""
+        with self.lock:
+            return self._events.end
+
+    @property
+    def series_end(self) -> int:
+        """Index after the last series definition."""
+        with self.lock:
+            return self._series.end
+
+    @property
+    def accepted(self) -> int:
+        """Points stored: metric values and objects."""
+        with self.lock:
+            return self.points.end + self._object_points
+
+    def refused(self) -> dict[str, int]:
+        """Return how many points and events were refused, by reason."""
+        with self.lock:
+            refused = dict(self._refused)
+            if self.points.refused:
+                reason = refusal_reason(self.points.refusal)
+                refused[reason] = refused.get(reason, 0) + self.points.refused
+            return refused
+
+    def define_series(self, ref: SeriesRef, *, counts: bool) -> SeriesState | None:
+        """Store a series definition; None when there is no room for it."""
+        with self.lock:
+            try:
+                number = self._series.append(_encoder.encode(ref)) + 1
+            except OSError as error:
+                self._refuse(error)
+                return None
+            return SeriesState(number, counts=counts)
+
+    def append_event(self, event: JournalEvent) -> bool:
+        """Store an event; return whether there was room for it."""
+        with self.lock:
+            try:
+                self._events.append(_encoder.encode(event))
+            except OSError as error:
+                self._refuse(error)
+                return False
+            return True
+
+    def append_object(
+        self, series: SeriesState, step: int | None, epoch: float, value: Any
+    ) -> bool:
+        """Store an object point; `value` is encoded already or is plain data."""
+        payload = value if isinstance(value, bytes) else _encoder.encode(value)
+        time_us = time.time_ns() // 1000
+        with self.lock:
+            if step is None:
+                step = series.next_step
+            point = ObjectPoint(series.number, step, time_us, payload, epoch)
+            stored = self.append_event(point)
+            if stored:
+                self._object_points += 1
+                if series.counts and step >= series.next_step:
+                    series.next_step = step + 1
+            return stored
+
+    def _refuse(self, error: OSError) -> None:
+        reason = refusal_reason(error)
+        self._refused[reason] = self._refused.get(reason, 0) + 1
+
+    def forget(self, *, points: int, events: int) -> None:
+        """Delete what lies before those indexes: it is acknowledged."""
+        self._first_segment = self.points.forget_before(
+            points, first=self._first_segment
+        )
+        self._events.forget_before(events)
+
+    def close(self, *, remove: bool = False) -> None:
+        """Unmap everything and give up the lock; further points are refused."""
+        self.points.close()
+        self._series.close()
+        self._events.close()
+        if remove and self.path is not None:
+            directories.remove(self.path)
+        if self._held is not None:
+            self._held.abandon()
+
+    def abandon(self) -> None:
+        """Let go of a parent's journal in a forked child, touching nothing of it."""
+        if self._held is not None:
+            self._held.abandon()
+
+
+def refusal_reason(error: OSError | None) -> str:
+    """Return the short name under which a refusal is counted."""
+    if error is None:
+        return "unknown"
+    if error.errno == errno.EDQUOT:
+        return "journal_full"
+    if error.errno in (errno.ENOSPC, errno.EFBIG):
+        return "disk_full"
+    return "no_journal" if isinstance(error, FileNotFoundError) else "disk_error"

@@ -1,0 +1,141 @@
+"""The REST side: reading runs and asking questions.
+
+Errors name the address and what to do; a refused query is a `QueryError` that points at
+the place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final, cast
+
+import httpx
+
+from matyan_client.urls import BaseUrl
+from matyan_wire.tree_stream import TreeStreamError, is_progress, iter_trees
+
+TIMEOUT_S: Final = 30.0
+STREAM_TIMEOUT_S: Final = 120.0
+
+JsonValue = Any
+
+
+class ServerError(ConnectionError):
+    """The server cannot be reached, or fails; the text names its address."""
+
+
+class NotFoundError(LookupError):
+    """The server does not have what was asked for."""
+
+
+class QueryError(ValueError):
+    """A query cannot be understood.
+
+    Attributes:
+        statement: The line with the mistake, in the parentheses the server adds.
+        line, offset: Where it is, from 1; 0 when the server does not say.
+    """
+
+    def __init__(self, message: str, *, statement: str, line: int, offset: int) -> None:
+        super().__init__(message)
+        self.statement = statement
+        self.line = line
+        self.offset = offset
+
+
+class RestClient:
+    """HTTP calls to one backend. Thread-safe; connections are pooled until `close`."""
+
+    def __init__(self, backend: BaseUrl) -> None:
+        self.backend = backend
+        self._client = httpx.Client(
+            headers={"User-Agent": "matyan-client", **backend.authorization()},
+            timeout=TIMEOUT_S,
+            trust_env=not backend.is_loopback,
+        )
+
+    def get(self, path: str, **params: Any) -> JsonValue:
+        """Return the JSON at `path`.
+
+        Raises:
+            ServerError, NotFoundError, QueryError: As their names say.
+        """
+        return self._call("GET", path, params=params).json()
+
+    def delete(self, path: str) -> None:
+        """Delete what is at `path`.
+
+        Raises:
+            ServerError, NotFoundError: As their names say.
+        """
+        self._call("DELETE", path)
+
+    def iter_trees(self, path: str, **params: Any) -> Iterator[tuple[str, Any]]:
+        """Yield the trees of a stream with their keys, progress frames left out.
+
+        Raises:
+            ServerError, NotFoundError, QueryError: As their names say.
+        """
+        url = self.backend.rest(path)
+        with (
+            self._translated(url),
+            self._client.stream(
+                "GET", url, params=params, timeout=STREAM_TIMEOUT_S
+            ) as response,
+        ):
+            if response.is_error:
+                response.read()
+            _check(response, url)
+            for key, tree in iter_trees(response.iter_bytes()):
+                if not is_progress(key):
+                    yield str(key), tree
+
+    def _call(self, method: str, path: str, **options: Any) -> httpx.Response:
+        url = self.backend.rest(path)
+        with self._translated(url):
+            response = self._client.request(method, url, **options)
+            _check(response, url)
+            return response
+
+    @contextmanager
+    def _translated(self, url: str) -> Iterator[None]:
+        try:
+            yield
+        except (httpx.HTTPError, TreeStreamError) as error:
+            msg = (
+                f"{url} cannot be read ({error or type(error).__name__}). Start the "
+                "server, or check `repo=` / MATYAN_BACKEND_URL."
+            )
+            raise ServerError(msg) from error
+
+    def close(self) -> None:
+        """Close the pooled connections."""
+        self._client.close()
+
+
+def _check(response: httpx.Response, url: str) -> None:
+    if response.is_success:
+        return
+    try:
+        body: object = response.json()
+    except ValueError:
+        body = None
+    answer = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
+    message = str(answer.get("message") or answer.get("detail") or response.text[:200])
+    if response.status_code == httpx.codes.NOT_FOUND:
+        msg = f"{url}: {message or 'not found'}"
+        raise NotFoundError(msg)
+    if response.status_code == httpx.codes.BAD_REQUEST:
+        raise _query_error(message, answer.get("detail"))
+    msg = f"{url} answered HTTP {response.status_code}: {message}"
+    raise ServerError(msg)
+
+
+def _query_error(message: str, detail: object) -> QueryError:
+    place = cast("dict[str, Any]", detail) if isinstance(detail, dict) else {}
+    statement = str(place.get("statement", ""))
+    line, offset = int(place.get("line") or 0), int(place.get("offset") or 0)
+    if statement:
+        message = f"{message} in line {line}: {statement}\n{' ' * (offset - 1)}^"
+    return QueryError(message, statement=statement, line=line, offset=offset)

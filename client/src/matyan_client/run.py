@@ -1,0 +1,654 @@
+"""`Run`: one training run, written from here and read back from the server.
+
+Writing never raises because of the network or the disk, and never waits for them:
+everything goes to a local log that outlives the process, and a thread of its own takes
+it to the server. Only misuse raises (TypeError, ValueError, RuntimeError).
+
+Design note: docs/subsystems/sdk.md
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from time import time_ns
+from types import TracebackType
+from typing import Any, Final, SupportsFloat, cast
+
+from matyan_client import _env, attributes, console, lifecycle, objects, system, urls
+from matyan_client.attributes import Key
+from matyan_client.reading import RunReader
+from matyan_client.terminal import TerminalCapture
+from matyan_client.writing import Context, Delivery, Opening, RunWriter
+from matyan_wire.batch import (
+    AddTag,
+    DeleteAttributes,
+    RemoveTag,
+    SetAttributes,
+    SetProperties,
+)
+from matyan_wire.limits import (
+    MAX_DESCRIPTION_BYTES,
+    MAX_ENTITY_NAME_BYTES,
+    MAX_TAG_NAME_BYTES,
+    is_run_id,
+)
+
+CLOSE_BUDGET_S: Final = 10.0
+STRICT_TIMEOUT_S: Final = 15.0
+
+_NAN: Final = math.nan
+_LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+_POLL_DURABLE_S: Final = 0.05
+
+
+class Run:
+    """A run.
+
+    Args:
+        run_hash: The run's id: 1 to 128 of letters, digits, `_`, `.`, `-`. None makes a
+            new one; an id that exists is resumed and nothing of it is lost.
+        repo: Address of the server; else MATYAN_BACKEND_URL, else localhost.
+        frontier_url: Address of the gateway, where it is not the server's own.
+        read_only: Whether to read only; nothing is sent, not even `create_run`.
+        experiment: Name of the experiment to put the run into.
+        force_resume: Whether a finished run becomes active again.
+        system_tracking_interval: Seconds between samples of the machine, None for off.
+        log_system_params: Whether to store executable, packages, environment and git.
+        capture_terminal_logs: Whether to store what the process prints.
+
+    Raises:
+        TypeError, ValueError: If an argument cannot be used.
+        ConnectionError: With MATYAN_STRICT=1 only, if the server cannot be reached.
+    """
+
+    def __init__(
+        self,
+        run_hash: str | None = None,
+        *,
+        repo: str | None = None,
+        frontier_url: str | None = None,
+        read_only: bool = False,
+        experiment: str | None = None,
+        force_resume: bool = False,
+        system_tracking_interval: float | None = None,
+        log_system_params: bool = False,
+        capture_terminal_logs: bool = True,
+    ) -> None:
+        self._hash = _check_hash(run_hash)
+        interval_s = system.check_interval(system_tracking_interval)
+        endpoints = urls.choose(
+            _address(repo),
+            frontier_url,
+            backend_env=_env.BACKEND_URL.get(),
+            frontier_env=_env.FRONTIER_URL.get(),
+        )
+        self._read_only = read_only
+        self._created = run_hash is None
+        self._overlay = attributes.Overlay()
+        self._properties: dict[str, Any] = {}
+        self._opened_s = time_ns() / 1e9
+        self._closed_s: float | None = None
+        self._terminal: TerminalCapture | None = None
+        self._tracker: system.SystemTracker | None = None
+        self._collector: threading.Thread | None = None
+        self._writer: RunWriter | None = None
+        self._reader = RunReader(self._hash, urls.BaseUrl.parse(endpoints.backend))
+        if read_only:
+            return
+        self._writer = RunWriter(
+            Opening(self._hash, endpoints, not self._created, force_resume)
+        )
+        self._store = self._writer.track
+        lifecycle.register(self)
+        lifecycle.unregister(self._writer)
+        if experiment is not None:
+            self.experiment = experiment
+        self._start_helpers(
+            interval_s,
+            params=log_system_params,
+            terminal=capture_terminal_logs and _env.CAPTURE_TERMINAL.get(),
+        )
+        if _env.STRICT.get():
+            self._require_connection()
+
+    def _start_helpers(
+        self, interval_s: float | None, *, params: bool, terminal: bool
+    ) -> None:
+        if terminal:
+            self._terminal = TerminalCapture(self._store_line)
+        if params:
+            self._collector = threading.Thread(
+                target=self._store_system_params, name="matyan-params", daemon=True
+            )
+            self._collector.start()
+        if interval_s is not None:
+            self._tracker = system.SystemTracker(interval_s, self._store_sample)
+
+    def _require_connection(self) -> None:
+        progress = self._writing().wait_connected(STRICT_TIMEOUT_S)
+        if not progress.connected:
+            self._stop_helpers()
+            self.close(timeout=0)
+            problem = progress.problem or f"no connection in {STRICT_TIMEOUT_S:.0f} s"
+            raise ConnectionError(problem)
+
+    def _writing(self) -> RunWriter:
+        if self._writer is None:
+            msg = f"run {self._hash} is read-only; open it with Run({self._hash!r})"
+            raise RuntimeError(msg)
+        return self._writer
+
+    # Tracking.
+
+    def track(
+        self,
+        value: Any,
+        name: str | None = None,
+        step: int | None = None,
+        epoch: float | None = None,
+        *,
+        context: Context | None = None,
+    ) -> None:
+        """Store one point, a mapping of points, or one object.
+
+        It is in the local log when this returns: it survives the process, whatever
+        kills it. Nothing is raised for the network or the disk; what the local log has
+        no room for is counted in `delivery.dropped`. Safe from any thread.
+
+        Args:
+            value: A number (NaN and infinities are data), a mapping of names to
+                numbers, or an object such as `Text`.
+            name: The series; not given with a mapping.
+            step: Its place; None counts from 0 in each series, or goes on behind the
+                greatest in a run that is resumed.
+            epoch: The training epoch, may be fractional.
+            context: What else tells the series apart, e.g. `{"subset": "train"}`.
+
+        Raises:
+            TypeError, ValueError: If an argument cannot be used.
+            RuntimeError: If the run is closed or read-only.
+        """
+        if type(value) is not float:
+            if not isinstance(value, (int, float)):
+                kind = getattr(value, "kind", None)
+                if isinstance(value, Mapping):
+                    points = cast("Mapping[str, Any]", value)
+                    self._track_mapping(points, name, step, epoch, context)
+                    return
+                if isinstance(kind, str) and callable(getattr(value, "json", None)):
+                    self._track_object(value, kind, name, step, epoch, context)
+                    return
+            value = _number(value, name)
+        if step is not None and type(step) is not int:
+            step = _step(step)
+        try:
+            self._store(
+                value,
+                name,
+                step,
+                _NAN if epoch is None else epoch,
+                context,
+                time_ns() // 1000,
+            )
+        except AttributeError:
+            self._writing()
+            raise
+
+    def _track_mapping(
+        self,
+        values: Mapping[str, Any],
+        name: str | None,
+        step: int | None,
+        epoch: float | None,
+        context: Context | None,
+    ) -> None:
+        if name is not None:
+            msg = "track() takes a mapping of names to values, or a name, not both"
+            raise ValueError(msg)
+        # All are checked before the first is stored: a mapping is stored whole.
+        numbers = [
+            (key, value if type(value) is float else _number(value, key))
+            for key, value in values.items()
+        ]
+        if step is not None and type(step) is not int:
+            step = _step(step)
+        age = _NAN if epoch is None else epoch
+        now_us = time_ns() // 1000
+        store = self._writing().track
+        for key, number in numbers:
+            store(number, key, step, age, context, now_us)
+
+    def _track_object(
+        self,
+        value: objects.TrackedObject,
+        kind: str,
+        name: str | None,
+        step: int | None,
+        epoch: float | None,
+        context: Context | None,
+    ) -> None:
+        self._writing().write_object(
+            kind,
+            name,
+            objects.encode_object(value),
+            step=None if step is None else _step(step),
+            epoch=_NAN if epoch is None else float(epoch),
+            context=context,
+        )
+
+    # Attributes.
+
+    def __setitem__(self, key: Key, value: Any) -> None:
+        path = attributes.parse_key(key)
+        plain, encoded = attributes.encode_value(path, value)
+        self._writing().write(SetAttributes([(list(path), encoded)]))
+        self._overlay.assign(path, plain)
+
+    def __getitem__(self, key: Key) -> Any:
+        path = attributes.parse_key(key)
+        return attributes.find(self._attributes(), path)
+
+    def __delitem__(self, key: Key) -> None:
+        path = attributes.parse_key(key)
+        self._writing().write(DeleteAttributes([list(path)]))
+        self._overlay.delete(path)
+
+    def set(self, key: Key, value: Any) -> None:
+        """Assign an attribute; replaces what stands there, nothing above.
+
+        Raises:
+            TypeError, ValueError: If key or value cannot be stored.
+            RuntimeError: If the run is closed or read-only.
+        """
+        self[key] = value
+
+    def get(self, key: Key, default: Any = None) -> Any:
+        """Return an attribute, or `default`."""
+        try:
+            return self[key]
+        except KeyError:
+            return default
+
+    def _attributes(self) -> dict[str, Any]:
+        stored: Mapping[str, Any] = {} if self._is_own() else self._reader.params()
+        return self._overlay.apply(stored)
+
+    def _is_own(self) -> bool:
+        """Whether nobody else can have written to the run."""
+        return self._created and self._writer is not None and not self._writer.forked
+
+    # Properties.
+
+    @property
+    def hash(self) -> str:
+        """The run's id."""
+        return self._hash
+
+    @property
+    def name(self) -> str | None:
+        """The run's name."""
+        return self._property("name", f"Run: {self._hash}")
+
+    @name.setter
+    def name(self, value: str) -> None:
+        self._set_text("name", value, MAX_ENTITY_NAME_BYTES)
+
+    @property
+    def description(self) -> str | None:
+        """The run's description."""
+        return self._property("description", "")
+
+    @description.setter
+    def description(self, value: str) -> None:
+        self._set_text("description", value, MAX_DESCRIPTION_BYTES)
+
+    @property
+    def experiment(self) -> str | None:
+        """Name of the run's experiment."""
+        if "experiment" in self._properties or self._is_own():
+            return self._properties.get("experiment")
+        found = self._reader.props().get("experiment") or {}
+        return cast("dict[str, str | None]", found).get("name")
+
+    @experiment.setter
+    def experiment(self, value: str) -> None:
+        self._set_text("experiment", value, MAX_ENTITY_NAME_BYTES)
+
+    @property
+    def archived(self) -> bool | None:
+        """Whether the run is archived."""
+        return self._property("archived", default=False)
+
+    @archived.setter
+    def archived(self, value: bool) -> None:
+        self._writing().write(SetProperties(archived=bool(value)))
+        self._properties["archived"] = bool(value)
+
+    def _property(self, name: str, default: Any) -> Any:
+        if name in self._properties:
+            return self._properties[name]
+        return default if self._is_own() else self._reader.props().get(name)
+
+    def _set_text(self, name: str, value: str, limit: int) -> None:
+        if not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            msg = f"a run's {name} is text, not {type(value).__name__}"
+            raise TypeError(msg)
+        if len(value.encode()) > limit:
+            msg = f"a run's {name} takes at most {limit} bytes"
+            raise ValueError(msg)
+        self._writing().write(SetProperties(**{name: value}))
+        self._properties[name] = value
+
+    def add_tag(self, value: str) -> None:
+        """Attach a tag; it is created if missing.
+
+        Raises:
+            TypeError, ValueError: If it cannot be a tag's name.
+            RuntimeError: If the run is closed or read-only.
+        """
+        self._writing().write(AddTag(_check_tag(value)))
+
+    def remove_tag(self, name: str) -> None:
+        """Detach a tag; nothing happens if it is not attached.
+
+        Raises:
+            TypeError, ValueError: If it cannot be a tag's name.
+            RuntimeError: If the run is closed or read-only.
+        """
+        self._writing().write(RemoveTag(_check_tag(name)))
+
+    @property
+    def tags(self) -> list[str]:
+        """Names of the tags the server knows of; empty if it cannot be asked."""
+        found: list[dict[str, str]] = self._reader.props().get("tags") or []
+        return [tag["name"] for tag in found]
+
+    @property
+    def props(self) -> dict[str, Any]:
+        """Everything the server says of the run; empty if it cannot be asked."""
+        return self._reader.props()
+
+    @property
+    def artifacts(self) -> list[dict[str, Any]]:
+        """Artifacts the server knows of: name, path, uri."""
+        return self._reader.artifacts()
+
+    @property
+    def creation_time(self) -> float:
+        """When the run began, seconds since the epoch; NaN if that is not known."""
+        if self._is_own():
+            return self._opened_s
+        return float(self._reader.props().get("creation_time") or _NAN)
+
+    @property
+    def created_at(self) -> datetime | None:
+        """When the run began, UTC."""
+        seconds = self.creation_time
+        return None if math.isnan(seconds) else attributes.from_epoch(seconds)
+
+    @property
+    def end_time(self) -> float | None:
+        """When the run ended, seconds since the epoch; None while it is active."""
+        if self._closed_s is not None or self._is_own():
+            return self._closed_s
+        found = self._reader.props().get("end_time")
+        return None if found is None else float(found)
+
+    @property
+    def finalized_at(self) -> datetime | None:
+        """When the run ended, UTC; None while it is active."""
+        seconds = self.end_time
+        return None if seconds is None else attributes.from_epoch(seconds)
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the beginning to the end, or to now."""
+        end = self.end_time
+        return (time_ns() / 1e9 if end is None else end) - self.creation_time
+
+    @property
+    def active(self) -> bool:
+        """Whether the run goes on."""
+        if self._writer is not None:
+            return not self._writer.closed
+        return bool(self._reader.props().get("active"))
+
+    # Reading.
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the metric series: `{name, context, last_value}` each."""
+        return self._reader.traces("metric")
+
+    def get_metric(
+        self, name: str, context: Context | None = None
+    ) -> dict[str, Any] | None:
+        """Return one metric series as `metrics()` gives it, None if there is none."""
+        wanted = (name, dict(context or {}))
+        found = (
+            trace
+            for trace in self.metrics()
+            if (trace["name"], trace["context"]) == wanted
+        )
+        return next(found, None)
+
+    def collect_sequence_info(self, types: tuple[str, ...] = ()) -> dict[str, Any]:
+        """Return all series by sequence type, or those of `types`."""
+        return self._reader.all_traces(types)
+
+    # Logs.
+
+    def log_debug(self, msg: str, **kwargs: Any) -> None:
+        """Store a log record of level DEBUG; `kwargs` are kept with it."""
+        self._log("debug", msg, kwargs)
+
+    def log_info(self, msg: str, **kwargs: Any) -> None:
+        """Store a log record of level INFO; `kwargs` are kept with it."""
+        self._log("info", msg, kwargs)
+
+    def log_warning(self, msg: str, **kwargs: Any) -> None:
+        """Store a log record of level WARNING; `kwargs` are kept with it."""
+        self._log("warning", msg, kwargs)
+
+    def log_error(self, msg: str, **kwargs: Any) -> None:
+        """Store a log record of level ERROR; `kwargs` are kept with it."""
+        self._log("error", msg, kwargs)
+
+    def _log(self, level: str, message: str, kwargs: dict[str, Any]) -> None:
+        caller = sys._getframe(2)  # noqa: SLF001 - what logging itself does
+        record = {
+            "message": str(message),
+            "log_level": _LEVELS[level],
+            "timestamp": time_ns() / 1e9,
+            "args": attributes.to_plain(kwargs, where="kwargs") or None,
+            "logger_info": [caller.f_code.co_filename, caller.f_lineno],
+        }
+        self._writing().write_record(record)
+
+    def _store_line(self, step: int, line: str) -> None:
+        if self._writer is not None and not self._writer.closed:
+            self._writer.write_object("logs", "logs", line, step=step)
+
+    def _store_sample(
+        self, name: str, value: float, context: dict[str, Any] | None
+    ) -> None:
+        if self._writer is not None and not self._writer.closed:
+            self._writer.track(value, name, None, _NAN, context, time_ns() // 1000)
+
+    def _store_system_params(self) -> None:
+        try:
+            self["__system_params"] = system.system_params()
+        except Exception as error:  # noqa: BLE001 - a nicety must not end training
+            console.warn(f"run {self._hash}: no system parameters: {error!r}")
+
+    # Delivery and the end.
+
+    @property
+    def delivery(self) -> Delivery:
+        """How far this process's data has come: accepted, acknowledged, durable.
+
+        Raises:
+            RuntimeError: If the run is read-only.
+        """
+        return self._writing().delivery
+
+    def flush(self, timeout: float = 30.0) -> bool:
+        """Wait until the server's event log holds all that was tracked before.
+
+        Returns:
+            Whether it does; False when `timeout` seconds were not enough.
+
+        Raises:
+            RuntimeError: If the run is read-only.
+        """
+        return self._writing().flush(timeout_s=timeout)
+
+    def wait_durable(self, timeout: float = 30.0) -> bool:
+        """Wait until the store itself holds all that was tracked before.
+
+        Returns:
+            Whether it does; False when `timeout` seconds were not enough, or when the
+            server does not tell.
+
+        Raises:
+            RuntimeError: If the run is read-only.
+        """
+        deadline = time.monotonic() + timeout
+        writing = self._writing()
+        if not writing.flush(timeout_s=timeout):
+            return False
+        writer, epoch, seq = writing.position()
+        while True:
+            durable = self._reader.durable(writer)
+            if durable is not None:
+                writing.note_durable(epoch=durable[0], seq=durable[1])
+                if durable >= (epoch, seq):
+                    return True
+            if time.monotonic() + _POLL_DURABLE_S > deadline:
+                return False
+            time.sleep(_POLL_DURABLE_S)
+
+    def close(self, timeout: float = CLOSE_BUDGET_S) -> None:
+        """Finish the run and deliver what is left. Idempotent.
+
+        Args:
+            timeout: Seconds this may take whatever the server does. What is left then
+                stays in the local log and is delivered by a process of its own.
+        """
+        if self._writer is None or self._writer.closed:
+            self._reader.close()
+            return
+        self._stop_helpers()
+        self._closed_s = time_ns() / 1e9
+        self._writer.close(timeout_s=timeout)
+        lifecycle.unregister(self)
+        self._reader.close()
+
+    def _stop_helpers(self) -> None:
+        if self._tracker is not None:
+            self._tracker.close()
+        if self._collector is not None:
+            self._collector.join(timeout=2)
+        if self._terminal is not None:
+            self._terminal.close()
+
+    def after_fork_in_child(self) -> None:
+        """Let go of what belongs to the parent. Called at a fork."""
+        if self._terminal is not None:
+            self._terminal.abandon()
+        self._terminal = self._tracker = self._collector = None
+        self._reader = RunReader(self._hash, self._reader.backend)
+        if self._writer is not None:
+            self._writer.after_fork_in_child()
+
+    def at_exit(self) -> None:
+        """Close, at the end of the process."""
+        try:
+            self.close()
+        except Exception as error:  # noqa: BLE001 - the exit goes on
+            console.say(f"run {self._hash} did not close: {error!r}")
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Run({self._hash!r}, repo={str(self._reader.backend)!r})"
+
+
+def _check_hash(run_hash: str | None) -> str:
+    if run_hash is None:
+        return uuid.uuid4().hex
+    if not isinstance(run_hash, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        msg = f"a run's id is text, not {type(run_hash).__name__}"
+        raise TypeError(msg)
+    if not is_run_id(run_hash):
+        msg = (
+            f"{run_hash!r} cannot be a run's id: 1 to 128 letters, digits, '_', '.' "
+            "and '-', and not '.' or '..'"
+        )
+        raise ValueError(msg)
+    return run_hash
+
+
+def _address(repo: object) -> str | None:
+    if repo is None or isinstance(repo, str):
+        return repo
+    url = getattr(repo, "url", None)  # a Repo
+    if isinstance(url, str):
+        return url
+    msg = f"repo= is an address or a Repo, not {type(repo).__name__}"
+    raise TypeError(msg)
+
+
+def _check_tag(name: str) -> str:
+    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        msg = f"a tag's name is text, not {type(name).__name__}"
+        raise TypeError(msg)
+    if not name.strip() or len(name.encode()) > MAX_TAG_NAME_BYTES:
+        msg = f"a tag's name has 1 to {MAX_TAG_NAME_BYTES} bytes"
+        raise ValueError(msg)
+    return name
+
+
+def _number(value: Any, name: object) -> float:
+    if isinstance(value, (str, bytes, bytearray)):
+        msg = f"{name!r}: {type(value).__name__} is not a number; wrap text in Text()"
+        raise TypeError(msg)
+    try:
+        return float(cast("SupportsFloat", value))
+    except OverflowError as error:
+        msg = f"{name!r}: {value} is too large for a float64"
+        raise ValueError(msg) from error
+    except TypeError as error:
+        msg = (
+            f"{name!r}: a {type(value).__name__} cannot be tracked; give a number, a "
+            "mapping of numbers, or Text, Distribution or Figure"
+        )
+        raise TypeError(msg) from error
+
+
+def _step(step: Any) -> int:
+    try:
+        return operator.index(step)
+    except TypeError:
+        if isinstance(step, float) and step.is_integer():
+            return int(step)
+        convert: Callable[[], Any] | None = getattr(step, "item", None)
+        if convert is not None:
+            return _step(convert())
+        msg = f"a step is a whole number, not {step!r}"
+        raise TypeError(msg) from None

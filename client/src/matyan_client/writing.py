@@ -1,0 +1,486 @@
+"""The writing side of a run: series, journal and sender held together.
+
+Thread-safe and fork-safe: a child gets a writer id and a journal of its own at its
+first write, lets the store number its steps, and never finishes the parent's run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from matyan_client import _env, console, lifecycle
+from matyan_client.delivery import orphans
+from matyan_client.delivery.frames import Ends, FrameCutter
+from matyan_client.delivery.gateway import Gateway
+from matyan_client.delivery.sender import Progress, Sender
+from matyan_client.journal import directory as directories
+from matyan_client.journal.ledger import Ledger
+from matyan_client.journal.points import SeriesState
+from matyan_client.journal.writer import JournalEvent, JournalWriter
+from matyan_client.urls import BaseUrl, Endpoints
+from matyan_wire.batch import AUTO_STEP, METRIC, CreateRun, FinishRun, SeriesRef
+from matyan_wire.limits import MAX_CONTEXT_BYTES, MAX_SERIES_NAME_BYTES
+
+Context = Mapping[str, Any]
+
+PATIENCE_S: Final = 3.0
+"""Of close()'s budget, how much may pass without any connection."""
+
+LOG_RECORDS: Final = "__log_records"
+
+_MAX_CACHED_SERIES: Final = 1_000_000
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """How far a writer's data has come; a snapshot, read without any input or output.
+
+    Attributes:
+        accepted: Points stored in the local log: they outlive the process.
+        sent: Of these, points handed to a connection at least once.
+        acknowledged: Of these, points the server's event log holds durably.
+        durable: Of these, points the store is known to hold; `wait_durable` asks.
+        dropped: Points and events that could not be stored or were refused, by reason.
+        connected: Whether a connection is open.
+        problem: Why there is none, or what the server refused last; None when well.
+        address: Where it is sent to.
+        journal: The local log, None when there is none.
+    """
+
+    accepted: int
+    sent: int
+    acknowledged: int
+    durable: int
+    dropped: Mapping[str, int]
+    connected: bool
+    problem: str | None
+    address: str
+    journal: Path | None
+
+    @property
+    def pending(self) -> int:
+        """Points accepted and not acknowledged yet."""
+        return self.accepted - self.acknowledged
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How a run is opened.
+
+    Attributes:
+        run_id: The run.
+        endpoints: Where its data goes.
+        resumed: Whether it may exist already: the store then numbers steps.
+        force_resume: What `create_run` says.
+    """
+
+    run_id: str
+    endpoints: Endpoints
+    resumed: bool
+    force_resume: bool
+
+
+class RunWriter:
+    """Writes one run from this process.
+
+    Args:
+        opening: The run and how it is opened.
+
+    Raises:
+        ValueError: If a setting cannot be used.
+    """
+
+    def __init__(self, opening: Opening) -> None:
+        self._opening = opening
+        self._state_dir = _env.state_dir()
+        self._max_bytes = _env.JOURNAL_MAX_BYTES.get()
+        self._interval_s = max(0.005, _env.FLUSH_INTERVAL_S.get())
+        self._lock = threading.RLock()
+        self._plain: dict[str, SeriesState] = {}
+        self._in_context: dict[tuple[Any, ...], SeriesState] = {}
+        self._by_ref: dict[tuple[str, str, str], SeriesState] = {}
+        self._counts = not opening.resumed
+        self._forked = False
+        self._closed = False
+        self._durable = 0
+        self._writer_id = ""
+        self._ledger: Ledger | None = None
+        self._sender: Sender | None = None
+        self._journal: JournalWriter | None = None
+        self._open()
+        lifecycle.register(self)
+        now_us = time.time_ns() // 1000
+        self.write(CreateRun(now_us, opening.force_resume))
+        if _env.SYNC_ORPHANS.get():
+            orphans.sweep_in_background(self._state_dir)
+
+    # Writing.
+
+    def track(
+        self,
+        value: float,
+        name: Any,
+        step: int | None,
+        epoch: float,
+        context: Context | None,
+        time_us: int,
+    ) -> None:
+        """Store one metric point.
+
+        Raises:
+            TypeError, ValueError: If an argument cannot be used.
+            RuntimeError: If the run is closed.
+        """
+        try:
+            # Only contexts of plain text are found here: 1, True and 1.0 are one key.
+            series = (
+                self._plain[name]
+                if context is None
+                else self._in_context[name, *context.items()]
+            )
+        except (KeyError, TypeError, AttributeError):
+            found = self._find_metric(name, context)
+            if found is None:
+                return
+            series = found
+        self._append(series, step, value, epoch, time_us)
+
+    def _find_metric(self, name: Any, context: Context | None) -> SeriesState | None:
+        series = self.series(METRIC, name, context)
+        if series is None:
+            return None
+        if len(self._in_context) + len(self._plain) > _MAX_CACHED_SERIES:
+            self._plain.clear()
+            self._in_context.clear()
+        if context is None:
+            self._plain[name] = series
+        elif all(type(value) is str for value in context.values()):
+            self._in_context[name, *context.items()] = series
+        return series
+
+    def series(
+        self, kind: str, name: Any, context: Context | None
+    ) -> SeriesState | None:
+        """Return the state of a series, defining it at its first use.
+
+        None when there is no room on disk; that is counted.
+
+        Raises:
+            TypeError, ValueError: If name or context cannot be used.
+            RuntimeError: If the run is closed.
+        """
+        ref = SeriesRef(kind, check_name(name), context_text(context))
+        key = (ref.kind, ref.name, ref.context)
+        with self._lock:
+            journal = self._open()
+            series = self._by_ref.get(key)
+            if series is None:
+                series = journal.define_series(ref, counts=self._counts)
+                if series is None:
+                    self._warn_refused()
+                    return None
+                self._by_ref[key] = series
+            return series
+
+    def write(self, event: JournalEvent) -> None:
+        """Store an event.
+
+        Raises:
+            RuntimeError: If the run is closed.
+        """
+        with self._lock:
+            if not self._open().append_event(event):
+                self._warn_refused()
+
+    def write_object(
+        self,
+        kind: str,
+        name: Any,
+        value: Any,
+        *,
+        step: int | None = None,
+        epoch: float = math.nan,
+        context: Context | None = None,
+    ) -> None:
+        """Store an object point; `value` is encoded already or is plain data.
+
+        Raises:
+            TypeError, ValueError: If name or context cannot be used.
+            RuntimeError: If the run is closed.
+        """
+        series = self.series(kind, name, context)
+        if series is None:
+            return
+        if not self._open().append_object(series, step, epoch, value):
+            self._warn_refused()
+
+    def write_record(self, record: Mapping[str, Any]) -> None:
+        """Store a log record; the store numbers them.
+
+        Raises:
+            RuntimeError: If the run is closed.
+        """
+        self.write_object("log_records", LOG_RECORDS, dict(record), step=AUTO_STEP)
+
+    def _warn_refused(self) -> None:
+        journal = self._journal
+        for reason in journal.refused() if journal else ():
+            console.warn(
+                f"run {self._opening.run_id}: the local log under {self._state_dir} "
+                f"cannot grow ({reason}); what is tracked now is dropped and counted "
+                "(run.delivery.dropped). Free space, raise MATYAN_JOURNAL_MAX_BYTES, "
+                "or make the server reachable.",
+                key=f"refused locally {self._opening.run_id} {reason}",
+            )
+
+    # The journal and its sender.
+
+    def _open(self) -> JournalWriter:
+        if self._closed:
+            msg = f"run {self._opening.run_id} is closed"
+            raise RuntimeError(msg)
+        if self._journal is None:
+            self._journal = self._start_journal()
+            self._append = self._journal.points.append
+        return self._journal
+
+    def _start_journal(self) -> JournalWriter:
+        opening = self._opening
+        self._writer_id = directories.new_writer()
+        meta = directories.Meta(
+            run_id=opening.run_id,
+            writer=self._writer_id,
+            backend_url=opening.endpoints.backend,
+            frontier_url=opening.endpoints.frontier or "",
+            boot_id=directories.boot_id(),
+            process_id=os.getpid(),
+            created_us=time.time_ns() // 1000,
+        )
+        journal = JournalWriter.create(self._state_dir, meta, max_bytes=self._max_bytes)
+        if journal.path is not None:
+            self._start_sender(journal, journal.path)
+        return journal
+
+    def _start_sender(self, journal: JournalWriter, path: Path) -> None:
+        frontier = self._opening.endpoints.frontier
+        self._ledger = Ledger(path)
+        self._sender = Sender(
+            run_id=self._opening.run_id,
+            cutter=FrameCutter(
+                path,
+                run_id=self._opening.run_id,
+                writer=self._writer_id,
+                ledger=self._ledger,
+                ends=Ends(
+                    points=lambda: journal.points.end,
+                    events=lambda: journal.events_end,
+                    series=lambda: journal.series_end,
+                ),
+            ),
+            ledger=self._ledger,
+            gateway=Gateway(
+                backend=BaseUrl.parse(self._opening.endpoints.backend),
+                frontier=BaseUrl.parse(frontier) if frontier else None,
+            ),
+            interval_s=self._interval_s,
+            on_tick=self._tick,
+            on_acknowledged=lambda cut: journal.forget(
+                points=cut.points, events=cut.events
+            ),
+        )
+        self._sender.start()
+
+    def _tick(self) -> None:
+        journal = self._journal
+        if journal is None:
+            return
+        journal.points.prepare()
+        if journal.points.refused:
+            self._warn_refused()
+
+    def wait_connected(self, timeout_s: float) -> Progress:
+        """Wait until a connection is open or refused; return how it stands."""
+        sender = self._sender
+        if sender is None:
+            return Progress(problem="no local log can be kept")
+        sender.wait_connected(timeout_s)
+        return sender.progress
+
+    @property
+    def delivery(self) -> Delivery:
+        """How far the data has come."""
+        journal, sender = self._journal, self._sender
+        progress = sender.progress if sender else Progress()
+        dropped = dict(journal.refused()) if journal else {}
+        for reason, count in progress.refused.items():
+            dropped[reason] = dropped.get(reason, 0) + count
+        return Delivery(
+            accepted=journal.accepted if journal else 0,
+            sent=progress.sent,
+            acknowledged=progress.acknowledged,
+            durable=self._durable,
+            dropped=dropped,
+            connected=progress.connected,
+            problem=progress.problem,
+            address=progress.address or self._opening.endpoints.backend,
+            journal=journal.path if journal else None,
+        )
+
+    def position(self) -> tuple[str, int, int]:
+        """Return the writer's id, and epoch and seq of the last acknowledged frame."""
+        last = self._sender.progress.last if self._sender else None
+        return (self._writer_id, last.epoch, last.seq) if last else ("", 0, 0)
+
+    def note_durable(self, *, epoch: int, seq: int) -> None:
+        """Note that the store holds all frames up to that position."""
+        if self._sender is not None:
+            points = self._sender.points_through(epoch=epoch, seq=seq)
+            self._durable = max(self._durable, points)
+
+    def flush(self, *, timeout_s: float) -> bool:
+        """Wait until the server has acknowledged all that was written before."""
+        journal, sender = self._journal, self._sender
+        if journal is None or sender is None:
+            return journal is None
+        return sender.flush(
+            points=journal.points.end, events=journal.events_end, timeout_s=timeout_s
+        )
+
+    # The end.
+
+    def close(self, *, timeout_s: float) -> None:
+        """Finish the run and deliver what is left, within the budget. Idempotent."""
+        with self._lock:
+            if self._closed:
+                return
+            if not self._forked:
+                self.write(FinishRun(time.time_ns() // 1000))
+            self._closed = True
+            self._plain.clear()
+            self._in_context.clear()
+        lifecycle.unregister(self)
+        journal, sender = self._journal, self._sender
+        if journal is None:
+            return
+        patience_s = min(PATIENCE_S, timeout_s)
+        complete = sender is not None and sender.finish(
+            timeout_s=timeout_s, patience_s=patience_s
+        )
+        self._closing_words(journal, complete=complete)
+        journal.close(remove=complete)
+        if self._ledger is not None and complete:
+            self._ledger.close()
+        if not complete and journal.path is not None:
+            self._hand_over(journal.path)
+
+    def _closing_words(self, journal: JournalWriter, *, complete: bool) -> None:
+        delivery = self.delivery
+        lost = sum(delivery.dropped.values())
+        if lost:
+            reasons = ", ".join(f"{n} {why}" for why, n in delivery.dropped.items())
+            console.say(f"run {self._opening.run_id}: {lost} dropped: {reasons}")
+        if not complete and journal.path is not None:
+            console.say(
+                f"run {self._opening.run_id}: {delivery.pending} points wait in "
+                f"{journal.path} ({delivery.problem or 'the server is slow'}). They "
+                "are sent by a background process, by the next Run(), or by "
+                "`matyan-client sync`."
+            )
+
+    def _hand_over(self, path: Path) -> None:
+        budget_s = 0.0
+        with contextlib.suppress(ValueError):
+            budget_s = _env.DETACHED_SYNC_S.get()
+        orphans.deliver_detached(path, budget_s=budget_s)
+
+    def at_exit(self) -> None:
+        """Close, at the end of the process."""
+        try:
+            self.close(timeout_s=10.0)
+        except Exception as error:  # noqa: BLE001 - the exit goes on
+            console.say(f"run {self._opening.run_id} did not close: {error!r}")
+
+    def after_fork_in_child(self) -> None:
+        """Let go of the parent's journal; the child's begins at its first write."""
+        self._lock = threading.RLock()
+        if self._journal is not None:
+            self._journal.abandon()
+        if self._sender is not None:
+            self._sender.abandon()
+        self._journal = self._sender = self._ledger = None
+        self._plain, self._in_context, self._by_ref = {}, {}, {}
+        self._counts = False
+        self._forked = True
+        self._durable = 0
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is a child's copy."""
+        return self._forked
+
+
+def check_name(name: Any) -> str:
+    """Return the name of a series.
+
+    Raises:
+        TypeError: If it is no text.
+        ValueError: If it is empty or too long.
+    """
+    if name is None:
+        msg = "track() needs a name: track(value, name='loss')"
+        raise ValueError(msg)
+    if not isinstance(name, str):
+        msg = f"a series' name is text, not {type(name).__name__}"
+        raise TypeError(msg)
+    if not name or len(name.encode()) > MAX_SERIES_NAME_BYTES:
+        msg = f"a series' name has 1 to {MAX_SERIES_NAME_BYTES} bytes: {name[:80]!r}"
+        raise ValueError(msg)
+    return str(name)
+
+
+def context_text(context: Context | None) -> str:
+    """Return the canonical text of a context.
+
+    Raises:
+        TypeError: If it is no mapping, or holds what JSON cannot say.
+        ValueError: If it is too long.
+    """
+    if not context:
+        return "{}"
+    if not isinstance(context, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        msg = f"a context is a mapping, not {type(context).__name__}"
+        raise TypeError(msg)
+    try:
+        text = json.dumps(
+            dict(context),
+            sort_keys=True,
+            separators=(",", ":"),
+            ensure_ascii=False,
+            allow_nan=False,
+            default=_item,
+        )
+    except (TypeError, ValueError, AttributeError) as error:
+        msg = f"the context cannot be stored ({error}): {context!r}"
+        raise TypeError(msg) from error
+    if len(text.encode()) > MAX_CONTEXT_BYTES:
+        msg = f"a context takes at most {MAX_CONTEXT_BYTES} bytes"
+        raise ValueError(msg)
+    return text
+
+
+def _item(value: Any) -> Any:
+    return value.item()  # numpy's scalars; AttributeError for anything else
