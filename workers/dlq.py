@@ -1,0 +1,326 @@
+"""Dead letters: records that can never be applied, kept with the reason.
+
+A dead letter has the key and value of the record it holds. Headers tell where it came
+from (`topic`, `partition`, `offset`, `log_id`), why it is here (`code`, `reason`) and
+since when (`time_us`); the record's own headers follow, each name behind `original.`.
+
+Replaying publishes the record to its topic again, with its own headers and
+`replay_of` = log id/topic/partition/offset, and then passes over the dead letter. A
+crash between the two replays it twice, which applying a record twice tolerates.
+
+Design note: docs/subsystems/workers.md#dead-letters
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Final
+
+from backend.bus.base import (
+    Consumer,
+    EventLog,
+    Producer,
+    Record,
+    RecordPosition,
+    TopicPartition,
+)
+from backend.bus.topics import DEAD_LETTERS
+from backend.errors import (
+    EventLogError,
+    EventLogUnavailableError,
+    MatyanError,
+    RecordTooLargeError,
+)
+
+REPLAY_GROUP: Final = "dead-letter-replay"
+REPLAY_OF: Final = "replay_of"
+ORIGINAL: Final = "original."
+MAX_REASON_CHARS: Final = 2_000
+CONFIRM_S: Final = 30.0
+CHUNK_RECORDS: Final = 100
+CHUNK_BYTES: Final = 16 << 20
+JOIN_S: Final = 15.0
+"""How long a replay waits to be given the partitions: longer than a dead member's."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A dead letter, read back.
+
+    Attributes:
+        record: As it lies in the dead-letter topic.
+        topic: Where it came from, "" if unknown.
+        code: Machine name of the reason.
+        reason: Text for people.
+    """
+
+    record: Record
+    topic: str
+    code: str
+    reason: str
+
+
+@dataclass(slots=True)
+class ReplayReport:
+    """What a replay did.
+
+    Attributes:
+        replayed: Records published to their topic again.
+        kept: Dead letters moved to the end of the dead letters: of another topic than
+            the one asked for, or not publishable.
+        by_topic: Replayed records by topic.
+    """
+
+    replayed: int = 0
+    kept: int = 0
+    by_topic: dict[str, int] = field(default_factory=dict)
+
+    def count(self, letter: DeadLetter, *, replayed: bool) -> None:
+        """Count one dead letter."""
+        if replayed:
+            self.replayed += 1
+            self.by_topic[letter.topic] = self.by_topic.get(letter.topic, 0) + 1
+        else:
+            self.kept += 1
+
+
+class ReplayBusyError(EventLogError):
+    """Another replay has the dead letters."""
+
+    code = "replay_busy"
+    http_status = 409
+    message = "Another replay of the dead letters is running"
+    hint = "Wait for it to end"
+
+
+def error_code(error: Exception) -> str:
+    """Return the machine name a dead letter gets for `error`."""
+    return error.code if isinstance(error, MatyanError) else "internal_error"
+
+
+def publish_dead_letters(
+    producer: Producer,
+    poison: Sequence[tuple[Record, Exception]],
+    *,
+    now_us: int,
+    timeout_s: float = CONFIRM_S,
+) -> None:
+    """Store the records as dead letters; return once they are durable.
+
+    Raises:
+        EventLogError: If that failed for one of them; the others may be stored.
+    """
+    futures = [
+        producer.publish(
+            DEAD_LETTERS,
+            key=record.key,
+            value=record.value,
+            headers=_headers_about(record, error, now_us=now_us),
+        )
+        for record, error in poison
+    ]
+    _confirm(futures, timeout_s)
+
+
+def read_dead_letter(record: Record) -> DeadLetter:
+    """Return what a record of the dead-letter topic says."""
+    headers = {name: value.decode(errors="replace") for name, value in record.headers}
+    return DeadLetter(
+        record,
+        headers.get("topic", ""),
+        headers.get("code", ""),
+        headers.get("reason", ""),
+    )
+
+
+def iter_dead_letters(
+    log: EventLog, *, topic: str | None = None, limit: int | None = None
+) -> Iterator[DeadLetter]:
+    """Yield the dead letters not replayed yet, oldest first, leaving them there.
+
+    Args:
+        log: The event log.
+        topic: Only those that came from this topic.
+        limit: At most so many.
+
+    Raises:
+        EventLogError: If the log does not answer.
+    """
+    found = 0
+    for lag in log.lag(group=REPLAY_GROUP, topics=[DEAD_LETTERS]):
+        offset = lag.committed
+        while offset < lag.end:
+            records = log.read(
+                DEAD_LETTERS,
+                partition=lag.partition,
+                offset=offset,
+                max_records=CHUNK_RECORDS,
+            )
+            if not records:
+                break
+            offset = records[-1].position.offset + 1
+            for letter in map(read_dead_letter, records):
+                if topic in {None, letter.topic}:
+                    if found == limit:
+                        return
+                    found += 1
+                    yield letter
+
+
+def replay(
+    log: EventLog,
+    producer: Producer,
+    *,
+    topic: str | None = None,
+    limit: int | None = None,
+    on_progress: Callable[[ReplayReport], None] = lambda _report: None,
+) -> ReplayReport:
+    """Publish the dead letters to their topics again.
+
+    Takes those that are there when it starts. Can be stopped at any moment and run
+    again: it goes on where it was.
+
+    Args:
+        log: The event log.
+        producer: Where to publish.
+        topic: Only those that came from this topic; others move to the end.
+        limit: At most so many.
+        on_progress: Called after each step.
+
+    Raises:
+        ReplayBusyError: If another replay is running.
+        EventLogError: If the log fails; what was replayed stays replayed.
+    """
+    report = ReplayReport()
+    ends = {
+        TopicPartition(lag.topic, lag.partition): lag.end
+        for lag in log.lag(group=REPLAY_GROUP, topics=[DEAD_LETTERS])
+        if lag.lag
+    }
+    if not ends:
+        return report
+    consumer = log.consumer(group=REPLAY_GROUP, topics=[DEAD_LETTERS])
+    try:
+        for records in _iter_chunks(consumer, ends):
+            left = None if limit is None else limit - report.replayed
+            taken = _replay_chunk(producer, records, topic, left, report)
+            consumer.commit(_next_offsets(taken))
+            on_progress(report)
+            if limit is not None and report.replayed >= limit:
+                break
+    finally:
+        consumer.close()
+    return report
+
+
+def _replay_chunk(
+    producer: Producer,
+    records: Sequence[Record],
+    topic: str | None,
+    left: int | None,
+    report: ReplayReport,
+) -> Sequence[Record]:
+    """Publish a chunk; return the records done with."""
+    futures = []
+    for index, record in enumerate(records):
+        if left == 0:
+            records = records[:index]
+            break
+        letter = read_dead_letter(record)
+        future = _republish(producer, letter) if topic in {None, letter.topic} else None
+        report.count(letter, replayed=future is not None)
+        futures.append(future or _keep(producer, record))
+        if future is not None and left is not None:
+            left -= 1
+    _confirm(futures, CONFIRM_S)
+    return records
+
+
+def _republish(producer: Producer, letter: DeadLetter) -> Future[RecordPosition] | None:
+    """Publish the record to its topic; return None if that is impossible."""
+    if not letter.topic or letter.topic == DEAD_LETTERS:
+        return None
+    record = letter.record
+    headers = dict(record.headers)
+    origin = b"/".join(
+        headers.get(name, b"") for name in ("log_id", "topic", "partition", "offset")
+    )
+    own = [
+        (name.removeprefix(ORIGINAL), value)
+        for name, value in record.headers
+        if name.startswith(ORIGINAL) and name != ORIGINAL + REPLAY_OF
+    ]
+    try:
+        return producer.publish(
+            letter.topic,
+            key=record.key,
+            value=record.value,
+            headers=[*own, (REPLAY_OF, origin)],
+        )
+    except RecordTooLargeError:
+        return None
+
+
+def _keep(producer: Producer, record: Record) -> Future[RecordPosition]:
+    return producer.publish(
+        DEAD_LETTERS, key=record.key, value=record.value, headers=record.headers
+    )
+
+
+def _headers_about(
+    record: Record, error: Exception, *, now_us: int
+) -> list[tuple[str, bytes]]:
+    place = record.position
+    text = str(error) or repr(error)
+    told = {
+        "topic": place.topic,
+        "partition": str(place.partition),
+        "offset": str(place.offset),
+        "log_id": place.log_id,
+        "code": error_code(error),
+        "reason": text[:MAX_REASON_CHARS],
+        "time_us": str(now_us),
+    }
+    about = [(name, value.encode()) for name, value in told.items()]
+    return about + [(ORIGINAL + name, value) for name, value in record.headers]
+
+
+def _confirm(futures: Sequence[Future[RecordPosition]], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    for future in futures:
+        try:
+            future.result(max(0.0, deadline - time.monotonic()))
+        except TimeoutError:
+            reason = f"not confirmed within {timeout_s} s"
+            raise EventLogUnavailableError(reason=reason) from None
+
+
+def _iter_chunks(
+    consumer: Consumer, ends: dict[TopicPartition, int]
+) -> Iterator[list[Record]]:
+    """Yield the records before `ends`, until there are none left."""
+    idle_until = time.monotonic() + JOIN_S
+    while ends:
+        records = consumer.poll(
+            max_records=CHUNK_RECORDS, max_bytes=CHUNK_BYTES, timeout_s=1.0
+        )
+        due = [r for r in records if r.position.offset < ends.get(_place(r), 0)]
+        if due:
+            yield due
+            idle_until = time.monotonic() + JOIN_S
+        for where, offset in _next_offsets(records).items():
+            if offset >= ends.get(where, 0):
+                ends.pop(where, None)
+        if not records and time.monotonic() > idle_until:
+            raise ReplayBusyError
+
+
+def _place(record: Record) -> TopicPartition:
+    return TopicPartition(record.position.topic, record.position.partition)
+
+
+def _next_offsets(records: Sequence[Record]) -> dict[TopicPartition, int]:
+    return {_place(record): record.position.offset + 1 for record in records}
