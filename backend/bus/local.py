@@ -180,6 +180,8 @@ class LocalEventLog(EventLog):
 
     @override
     def close(self) -> None:
+        if self._env.is_inherited():
+            return  # it is the parent's to close
         with self._lock:
             if self._closed:
                 return

@@ -150,7 +150,7 @@ class LocalConsumer(Consumer):
 
     @override
     def close(self) -> None:
-        if self._closed:
+        if self._closed or self._env.is_inherited():
             return
         self._closed = True
         try:

@@ -42,6 +42,7 @@ T = TypeVar("T")
 
 MAX_READERS: Final = 512
 LARGEST_GROWTH_BYTES: Final = 16 << 30
+FORK_PAUSE_S: Final = 5.0
 SCARCE_BYTES: Final = 16 << 20
 """An I/O error with less free disk than this is a full disk: LMDB reports a write that
 the disk took only in part as EIO."""
@@ -49,6 +50,7 @@ the disk took only in part as EIO."""
 _open_lock = threading.Lock()
 _open: dict[str, LocalEnvironment] = {}
 _inherited: list[LocalEnvironment] = []
+_paused: list[LocalEnvironment] = []
 
 
 class LocalEnvironment:
@@ -79,8 +81,8 @@ class LocalEnvironment:
                 metasync=durable,
             )
             self._env.reader_check()
-            self.records = self._env.open_db(b"records")
-            self.state = self._env.open_db(b"state")
+        self.records = self._open_database(b"records")
+        self.state = self._open_database(b"state")
         self.log_id = self.write(self._initialise)
 
     def read(self, fn: Callable[[Any], T]) -> T:
@@ -138,13 +140,17 @@ class LocalEnvironment:
         with self._passing():
             self._env.reader_check()
 
+    def is_inherited(self) -> bool:
+        """Return whether this process was forked after the environment was opened."""
+        return self.pid != os.getpid()
+
     def check_usable(self) -> None:
         """Refuse a closed environment and one opened by a parent process.
 
         Raises:
             EventLogClosedError: If it is one of these.
         """
-        if self.pid != os.getpid():
+        if self.is_inherited():
             raise EventLogClosedError(path=str(self.path), reason="opened before fork")
         if self._env is None:
             raise EventLogClosedError(path=str(self.path))
@@ -153,7 +159,7 @@ class LocalEnvironment:
         """Give up one use; the last one closes the files."""
         with _open_lock:
             self.users -= 1
-            if self.users or self.pid != os.getpid():
+            if self.users:
                 return
             if _open.get(str(self.path)) is self:
                 del _open[str(self.path)]
@@ -169,7 +175,7 @@ class LocalEnvironment:
 
     @contextlib.contextmanager
     def _passing(self) -> Iterator[None]:
-        if self.pid != os.getpid():
+        if self.is_inherited():
             self.check_usable()
         with self._gate:
             while self._resizing:
@@ -184,20 +190,39 @@ class LocalEnvironment:
                 if not self._active:
                     self._gate.notify_all()
 
+    def pause(self, *, timeout_s: float | None = None) -> bool:
+        """Let no transaction begin and wait for those under way.
+
+        Returns whether they ended in time; either way `resume` must follow.
+        """
+        with self._gate:
+            self._gate.wait_for(lambda: not self._resizing)
+            self._resizing = True
+            return self._gate.wait_for(lambda: not self._active, timeout_s)
+
+    def resume(self) -> None:
+        """Let transactions begin again."""
+        with self._gate:
+            self._resizing = False
+            self._gate.notify_all()
+
     @contextlib.contextmanager
     def _exclusive(self) -> Iterator[None]:
-        with self._gate:
-            while self._resizing:
-                self._gate.wait()
-            self._resizing = True
-            while self._active:
-                self._gate.wait()
+        self.pause()
         try:
             yield
         finally:
-            with self._gate:
-                self._resizing = False
-                self._gate.notify_all()
+            self.resume()
+
+    def _open_database(self, name: bytes) -> Any:
+        while True:
+            try:
+                with self._passing():
+                    return self._env.open_db(name)
+            except lmdb.MapResizedError:
+                self._adopt_map()
+            except (lmdb.Error, OSError) as error:
+                raise self._translate(error) from error
 
     def _adopt_map(self) -> None:
         # Another process has grown the map: 0 means "as large as the file says".
@@ -252,15 +277,32 @@ def acquire(path: Path, *, map_bytes: int, durable: bool) -> LocalEnvironment:
         return found
 
 
-def _disown() -> None:
-    """Forget, in a forked child, what belongs to its parent."""
-    global _open_lock  # noqa: PLW0603 - another thread may have held it at the fork
-    _open_lock = threading.Lock()
+def _before_fork() -> None:
+    # The child can only close its parent's files if no transaction was under way.
+    _open_lock.acquire()
+    for env in _open.values():
+        env.pause(timeout_s=FORK_PAUSE_S)
+        _paused.append(env)
+
+
+def _after_fork_in_parent() -> None:
+    while _paused:
+        _paused.pop().resume()
+    _open_lock.release()
+
+
+def _after_fork_in_child() -> None:
     _inherited.extend(_open.values())
     _open.clear()
+    _paused.clear()
+    _open_lock.release()
 
 
-os.register_at_fork(after_in_child=_disown)
+os.register_at_fork(
+    before=_before_fork,
+    after_in_parent=_after_fork_in_parent,
+    after_in_child=_after_fork_in_child,
+)
 
 
 def translate(error: Exception, path: Path) -> EventLogError:

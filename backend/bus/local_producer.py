@@ -117,6 +117,10 @@ class Appender:
         )
         return self._enqueue(topic, key=key, row=row)
 
+    def is_closed(self) -> bool:
+        """Return whether nothing can be appended (any more) in this process."""
+        return self._closed or self._env.is_inherited()
+
     def probe(self, *, timeout_s: float) -> None:
         """Commit something durably through the same path as records.
 
@@ -135,6 +139,7 @@ class Appender:
 
     def flush(self, *, timeout_s: float) -> bool:
         """Wait until nothing is in flight; return whether that was reached."""
+        self._env.check_usable()
         self._fail_overdue()
         with self._changed:
             return self._changed.wait_for(self._is_idle, timeout_s)
@@ -412,6 +417,6 @@ class LocalProducer(Producer):
 
     @override
     def close(self, *, timeout_s: float = 10.0) -> None:
-        if not self._closed:
-            self._closed = True
+        if not self._closed and not self._appender.is_closed():
             self._appender.flush(timeout_s=timeout_s)
+        self._closed = True

@@ -10,6 +10,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from rich.console import Console
 from rich.progress import Progress
+from typing_extensions import override
 
 from backend import runtime
 from backend.bus.topics import DEAD_LETTERS, TOPICS
@@ -23,6 +24,7 @@ class Command(BaseCommand):
         "them again. Can be interrupted and run again."
     )
 
+    @override
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--limit", type=_positive, help="replay at most so many")
         parser.add_argument(
@@ -37,6 +39,7 @@ class Command(BaseCommand):
         )
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
+    @override
     def handle(self, **options: Any) -> None:
         try:
             log = runtime.get_event_log()

@@ -55,7 +55,7 @@ KINDS = {
 }
 
 
-class Command(ChannelsCommand):
+class Command(ChannelsCommand):  # type: ignore[misc] # Channels has no types
     help = (
         "Run an event-log worker in the foreground: `ingestion` or `control`. "
         "Other names are channels, served by Channels' own worker."
@@ -187,10 +187,9 @@ class Worker:
 
 
 def _make_handler(kind: str) -> Handler:
-    store = runtime.get_store()
-    return (
-        partial(ingest.handle, store=store) if kind == "ingestion" else control.handle
-    )
+    if kind == "ingestion":
+        return partial(ingest.handle, store=runtime.get_store())
+    return control.handle
 
 
 def _make_chores(kind: str) -> list[Chore]:
