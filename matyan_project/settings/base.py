@@ -81,11 +81,11 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "rest_framework",
     "drf_spectacular",
+    "workers",  # before "channels": its runworker extends the one of Channels
     "channels",
     "matyan_project",
     "backend",
     "frontier",
-    "workers",
 ]
 
 MIDDLEWARE = [
