@@ -198,7 +198,7 @@ class DurableSerializer(serializers.Serializer[Any]):
     epoch = serializers.IntegerField()
     seq = serializers.IntegerField(help_text="Every frame up to this one is stored.")
     part = serializers.IntegerField(
-        allow_null=True, help_text="Part of frame `seq` + 1 stored so far, if any."
+        allow_null=True, help_text="Last stored part of a frame not yet stored whole."
     )
 
 

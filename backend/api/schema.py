@@ -1,0 +1,51 @@
+"""What drf-spectacular cannot see by itself.
+
+Importing this module registers the extensions; `backend.apps` does so at start.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse
+
+from backend.api.serializers.base import ErrorSerializer
+
+STREAM: Final = OpenApiResponse(
+    OpenApiTypes.BINARY,
+    description="A tree stream: `application/octet-stream`, see `matyan_wire`.",
+)
+NOT_FOUND: Final = OpenApiResponse(ErrorSerializer, description="No such thing.")
+BAD_REQUEST: Final = OpenApiResponse(
+    ErrorSerializer, description="Syntax errors have an object in `detail`."
+)
+INVALID: Final = OpenApiResponse(ErrorSerializer, description="Invalid input.")
+CONFLICT: Final = OpenApiResponse(ErrorSerializer, description="The name is taken.")
+
+TIMEZONE: Final = OpenApiParameter(
+    "X-Timezone-Offset",
+    int,
+    OpenApiParameter.HEADER,
+    description="Minutes, positive west of UTC, as JavaScript counts them.",
+)
+
+
+def path_param(name: str, description: str) -> OpenApiParameter:
+    """Return the declaration of a text parameter in the path."""
+    return OpenApiParameter(name, str, OpenApiParameter.PATH, description=description)
+
+
+RUN_ID: Final = path_param("run_id", "The run's hash.")
+
+
+class SessionAuthenticationExtension(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]  # untyped metaclass
+    """The admin's session cookie."""
+
+    target_class = "backend.api.permissions.SessionAuthentication"
+    name = "session"
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
+        """Return the OpenAPI description."""
+        return {"type": "apiKey", "in": "cookie", "name": "sessionid"}

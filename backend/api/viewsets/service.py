@@ -1,0 +1,89 @@
+"""The service itself: who answers, and whether it can.
+
+Health answers never wait long: both checks give up after about a second.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Final
+
+from django.conf import settings
+from drf_spectacular.utils import OpenApiResponse, extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from backend import runtime
+from backend.api.serializers.service import (
+    LiveSerializer,
+    ReadySerializer,
+    VersionSerializer,
+)
+from backend.api.viewsets.base import ApiViewSet
+from backend.errors import MatyanError
+
+FDB_API_VERSION: Final = 730
+
+
+class VersionViewSet(ApiViewSet):
+    """Which version answers, and where its gateway is."""
+
+    @extend_schema(responses=VersionSerializer)
+    def retrieve(self, request: Request) -> Response:
+        """Return the version and the gateway's address."""
+        return Response(
+            {
+                "version": settings.MATYAN_VERSION,
+                "component": "backend",
+                "fdb_api_version": FDB_API_VERSION,
+                "gateway": {
+                    "same_origin": settings.MATYAN_GATEWAY_SAME_ORIGIN,
+                    "port": settings.MATYAN_FRONTIER_PORT,
+                },
+            }
+        )
+
+
+class HealthViewSet(ApiViewSet):
+    """What probes ask; open to everybody, always."""
+
+    permission_classes: ClassVar[Any] = ()
+    authentication_classes: ClassVar[Any] = ()
+
+    @extend_schema(responses=LiveSerializer)
+    def live(self, request: Request) -> Response:
+        """Answer while the process runs."""
+        return Response({"status": "ok"})
+
+    @extend_schema(
+        responses={
+            200: ReadySerializer,
+            503: OpenApiResponse(ReadySerializer, description="`degraded`."),
+        }
+    )
+    def ready(self, request: Request) -> Response:
+        """Answer whether the store and the event log can serve."""
+        store = _verdict(lambda: runtime.get_store().engine.check())
+        log = _verdict(lambda: runtime.get_event_log().check())
+        # `fdb` and `kafka` are what probes written for other servers look at.
+        checks = {
+            "store": store,
+            "event_log": log,
+            "fdb": store,
+            "kafka": {
+                "control_producer": log == "ok",
+                "ingestion_producer": log == "ok",
+            },
+        }
+        healthy = store == "ok" and log == "ok"
+        return Response(
+            {"status": "ok" if healthy else "degraded", "checks": checks},
+            status=200 if healthy else 503,
+        )
+
+
+def _verdict(check: Any) -> str:
+    try:
+        check()
+    except MatyanError as error:
+        return str(error)
+    return "ok"
