@@ -64,6 +64,10 @@ class StepRangeField(_LenientMixin, serializers.CharField):
     """
 
     @override
+    def run_validation(self, data: Any = empty) -> Any:
+        return super().run_validation(data) or (None, None)
+
+    @override
     def to_internal_value(self, data: Any) -> Any:
         text = super().to_internal_value(data)
         if ":" not in text:

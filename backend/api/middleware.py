@@ -20,6 +20,7 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
 from django.utils.cache import patch_vary_headers
+from typing_extensions import override
 
 from backend.api import observability
 from backend.api.handlers import error_body
@@ -71,12 +72,14 @@ class _Middleware:
 class RequestIdMiddleware(_Middleware):
     """Gives each request an id (the caller's, when it is usable) and counts it."""
 
+    @override
     def before(self, request: HttpRequest) -> None:
         given = request.headers.get("X-Request-ID", "")
         usable = _REQUEST_ID.match(given)
         request.META["MATYAN_REQUEST_ID"] = given if usable else uuid.uuid4().hex
         request.META["MATYAN_STARTED_S"] = time.perf_counter()
 
+    @override
     def after(
         self, request: HttpRequest, response: HttpResponseBase
     ) -> HttpResponseBase:
@@ -94,11 +97,13 @@ class RequestIdMiddleware(_Middleware):
 class PathMiddleware(_Middleware):
     """Collapses repeated slashes: clients join a base URL ending in one with a path."""
 
+    @override
     def before(self, request: HttpRequest) -> None:
         if "//" in request.path_info:
             request.path_info = _SLASHES.sub("/", request.path_info)
             request.path = _SLASHES.sub("/", request.path)
 
+    @override
     def after(
         self, request: HttpRequest, response: HttpResponseBase
     ) -> HttpResponseBase:
@@ -108,6 +113,7 @@ class PathMiddleware(_Middleware):
 class CorsMiddleware(_Middleware):
     """Lets pages of the origins in `settings.CORS_ORIGINS` call the API."""
 
+    @override
     def before(self, request: HttpRequest) -> HttpResponse | None:
         preflight = (
             request.method == "OPTIONS"
@@ -128,6 +134,7 @@ class CorsMiddleware(_Middleware):
         response.headers["Access-Control-Max-Age"] = str(_PREFLIGHT_AGE_S)
         return response
 
+    @override
     def after(
         self, request: HttpRequest, response: HttpResponseBase
     ) -> HttpResponseBase:

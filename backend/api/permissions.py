@@ -17,6 +17,7 @@ from django.conf import settings
 from rest_framework import authentication, exceptions
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
+from typing_extensions import override
 
 
 def is_trusted_origin(request: Request) -> bool:
@@ -37,6 +38,7 @@ def is_trusted_origin(request: Request) -> bool:
 class SessionAuthentication(authentication.SessionAuthentication):
     """The admin's session, guarded by the origin instead of a token."""
 
+    @override
     def enforce_csrf(self, request: Any) -> None:
         """Refuse a change from a page of another site.
 
@@ -52,6 +54,7 @@ class OpenAccess(BasePermission):
 
     message = "This origin may not change anything here"
 
+    @override
     def has_permission(self, request: Request, view: Any) -> bool:
         """Return whether `request` may go on."""
         return request.method in SAFE_METHODS or is_trusted_origin(request)

@@ -53,9 +53,9 @@ class JsonParser(parsers.JSONParser):
         media_type: str | None = None,
         parser_context: Mapping[str, Any] | None = None,
     ) -> Any:
-        limit = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
-        body = stream.read() if limit is None else stream.read(limit + 1)
-        if limit is not None and len(body) > limit:
+        limit: int = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+        body = stream.read(limit + 1)
+        if len(body) > limit:
             raise PayloadTooLargeError
         try:
             return msgspec.json.decode(body)
@@ -75,6 +75,9 @@ class LenientNegotiation(negotiation.DefaultContentNegotiation):
         format_suffix: str | None = None,
     ) -> tuple[Any, str]:
         try:
-            return super().select_renderer(request, renderers, format_suffix)
+            chosen: tuple[Any, str] = super().select_renderer(
+                request, renderers, format_suffix
+            )
         except Exception:  # noqa: BLE001 - Http404 and NotAcceptable alike
             return renderers[0], renderers[0].media_type
+        return chosen

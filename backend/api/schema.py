@@ -10,6 +10,7 @@ from typing import Any, Final
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse
+from typing_extensions import override
 
 from backend.api.serializers.base import ErrorSerializer
 
@@ -46,6 +47,7 @@ class SessionAuthenticationExtension(OpenApiAuthenticationExtension):  # type: i
     target_class = "backend.api.permissions.SessionAuthentication"
     name = "session"
 
+    @override
     def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
         """Return the OpenAPI description."""
         return {"type": "apiKey", "in": "cookie", "name": "sessionid"}

@@ -1,4 +1,4 @@
-"""Streaming responses: frames made in threads, sent as they come, stopped when unwanted.
+"""Streaming responses: frames made in threads, sent at once, stopped when unwanted.
 
 A stream is an ordinary iterator of bytes whose `next` does one bounded piece of work: a
 few reads in one store transaction that has ended when `next` returns. Under ASGI each

@@ -13,7 +13,7 @@ class SecondsField(serializers.FloatField):
     """Stored microseconds shown as float seconds since the epoch."""
 
     @override
-    def to_representation(self, value: Any) -> float:
+    def to_representation(self, value: Any) -> Any:
         return int(value) / 1e6
 
 

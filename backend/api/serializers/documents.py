@@ -103,7 +103,7 @@ class PinnedSequenceSerializer(serializers.Serializer[Any]):
     """A series the web UI keeps in view."""
 
     name = serializers.CharField()
-    context = serializers.DictField()
+    context = serializers.DictField()  # type: ignore[assignment]  # the wire's name
 
 
 class PinnedSequencesSerializer(serializers.Serializer[Any]):

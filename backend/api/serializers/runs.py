@@ -134,7 +134,7 @@ class BatchParams(serializers.Serializer[Any]):
     """Query of `metric/get-batch`."""
 
     record_range = StepRangeField(
-        default=(None, None), help_text="Steps `start:stop`, half-open."
+        default="", help_text="Steps `start:stop`, half-open."
     )
     record_density = NumberField(
         default=50,
@@ -148,7 +148,7 @@ class LogParams(serializers.Serializer[Any]):
     """Query of `logs` and `log-records`."""
 
     record_range = StepRangeField(
-        default=(None, None), help_text="Steps `start:stop`, half-open; none: the last."
+        default="", help_text="Steps `start:stop`, half-open; none: the last."
     )
 
 
@@ -162,7 +162,7 @@ class TraceRefSerializer(serializers.Serializer[Any]):
     """A series by name and context; other keys are ignored."""
 
     name = serializers.CharField()
-    context = serializers.DictField()
+    context = serializers.DictField()  # type: ignore[assignment]  # the wire's name
 
 
 class TracePointsSerializer(TraceRefSerializer):

@@ -44,7 +44,7 @@ class DocumentViewSet(StoreViewSet):
     collection: ClassVar[str]
 
     @override
-    def get_queryset(self) -> list[Document]:
+    def get_queryset(self) -> Any:
         return service.list_documents(self.store, collection=self.collection)
 
     @override

@@ -43,7 +43,7 @@ class ExperimentViewSet(StoreViewSet):
     }
 
     @override
-    def get_queryset(self) -> list[tuple[Experiment, int]]:
+    def get_queryset(self) -> Any:
         return service.list_experiments(self.store)
 
     @override
@@ -157,8 +157,7 @@ class ExperimentViewSet(StoreViewSet):
 
 def _shown(found: Sequence[tuple[Experiment, int]]) -> Any:
     counts = {experiment.experiment_id: count for experiment, count in found}
+    experiments: Any = [experiment for experiment, _ in found]
     return ExperimentSerializer(
-        [experiment for experiment, _ in found],
-        many=True,
-        context={"run_counts": counts},
+        experiments, many=True, context={"run_counts": counts}
     ).data

@@ -38,7 +38,7 @@ class NoteViewSet(StoreViewSet):
     }
 
     @override
-    def get_queryset(self) -> list[Note]:
+    def get_queryset(self) -> Any:
         return service.list_notes(
             self.store, owner_kind=self.owner_kind, owner_id=self.kwargs["owner_id"]
         )

@@ -35,6 +35,7 @@ from backend.api.trees import (
 from backend.api.viewsets.base import StoreViewSet, now_us
 from backend.domain.runs import Run
 from backend.services import runs as service
+from backend.services import tags
 from backend.storage.engine.base import ReadTransaction
 from backend.storage.repositories.run_state import find_writer
 
@@ -84,8 +85,9 @@ class RunViewSet(StoreViewSet):
         experiment = (
             store.experiments.find(tr, run.experiment_id) if run.experiment_id else None
         )
-        tags = store.tags.get_many(tr, run.tag_ids)
-        props = props_tree(run, experiment=experiment, tags=tags)
+        props = props_tree(
+            run, experiment=experiment, tags=store.tags.get_many(tr, run.tag_ids)
+        )
         notes = store.notes.count(tr, owner_kind="run", owner_id=run_id)
         return {
             "params": params_tree(
@@ -137,7 +139,7 @@ class RunViewSet(StoreViewSet):
     @action(detail=True, methods=["post"], url_path="tags/new")
     def new_tag(self, request: Request, run_id: str) -> Response:
         """Attach a tag by name; it is made when missing."""
-        tag = service.add_tag(
+        tag = tags.add_tag(
             self.store,
             run_id=run_id,
             tag_name=self.body()["tag_name"],
@@ -152,7 +154,7 @@ class RunViewSet(StoreViewSet):
     @action(detail=True, methods=["delete"], url_path=r"tags/(?P<tag_id>[^/]+)")
     def remove_tag(self, request: Request, run_id: str, tag_id: str) -> Response:
         """Detach a tag; one that is not attached is fine."""
-        service.remove_tag(self.store, run_id=run_id, tag_id=tag_id)
+        tags.remove_tag(self.store, run_id=run_id, tag_id=tag_id)
         return Response({"id": run_id, "removed": True, **_OK})
 
     @extend_schema(

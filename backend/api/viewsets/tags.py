@@ -38,7 +38,7 @@ class TagViewSet(StoreViewSet):
     }
 
     @override
-    def get_queryset(self) -> list[tuple[Tag, int]]:
+    def get_queryset(self) -> Any:
         return service.list_tags(self.store)
 
     @override
@@ -127,6 +127,5 @@ class TagViewSet(StoreViewSet):
 
 def _shown(found: Sequence[tuple[Tag, int]]) -> Any:
     counts = {tag.tag_id: count for tag, count in found}
-    return TagSerializer(
-        [tag for tag, _ in found], many=True, context={"run_counts": counts}
-    ).data
+    tags: Any = [tag for tag, _ in found]
+    return TagSerializer(tags, many=True, context={"run_counts": counts}).data

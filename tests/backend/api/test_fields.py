@@ -36,8 +36,10 @@ def test_defaults():
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("true", True), ("True", True), ("TRUE", True), ("1", True)]
-    + [("false", False), ("False", False), ("FALSE", False), ("0", False)],
+    [
+        *[(text, True) for text in ("true", "True", "TRUE", "1")],
+        *[(text, False) for text in ("false", "False", "FALSE", "0")],
+    ],
 )
 def test_flags_in_any_case(text, value):
     assert read(f"report_progress={text}", RunSearchParams)["report_progress"] is value
