@@ -14,7 +14,7 @@ Design note: docs/subsystems/storage.md#series
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final
 
 from backend.domain.series import Int64s, ObjectPoints, Points, Series
@@ -33,14 +33,13 @@ from backend.storage.repositories.series_chunks import (
 )
 from backend.storage.repositories.series_columns import Columns, concat
 from backend.storage.repositories.series_dictionary import (
-    Numbers,
-    SeriesNumbers,
     create_series,
     find_numbers,
     read_names,
     read_records,
 )
 from backend.storage.repositories.series_listing import describe, list_many
+from backend.storage.repositories.series_memory import Numbers, SeriesMemory
 from backend.storage.repositories.series_sampling import Sample, sample_many
 from backend.storage.repositories.series_sealing import seal_run
 from backend.storage.repositories.series_tail import (
@@ -58,10 +57,14 @@ SeriesList = list[Series]
 
 
 class SeriesRepository:
-    """Series and their points. One per process; any thread may use it."""
+    """Series and their points. Any thread may use it.
+
+    Attributes:
+        memory: What this process knows of the runs it writes.
+    """
 
     def __init__(self) -> None:
-        self._numbers = SeriesNumbers()
+        self.memory = SeriesMemory()
 
     # --- listing ---------------------------------------------------------------------
 
@@ -300,10 +303,10 @@ class SeriesRepository:
         """Return the number of each ref, creating the series the run has not.
 
         One round trip, none when all are known to this process. `state` moves on; the
-        caller stores it, and calls `remember` with the result once the transaction has
+        caller stores it, and gives the result to `memory` once the transaction has
         committed. At most `limit` series are created: refs beyond it are left out.
         """
-        known = self._numbers.known((run_number, state.incarnation))
+        known = self.memory.numbers((run_number, state.incarnation))
         numbers = {ref: known[ref] for ref in refs if ref in known}
         unknown = [ref for ref in dict.fromkeys(refs) if ref not in numbers]
         if unknown:
@@ -311,12 +314,6 @@ class SeriesRepository:
             new = [ref for ref in unknown if ref not in numbers]
             numbers |= create_series(tr, run_number, state, new[:limit])
         return numbers
-
-    def remember(
-        self, run_number: int, state: RunState, numbers: Mapping[SeriesRef, int]
-    ) -> None:
-        """Keep committed numbers, so that `resolve` need not read them again."""
-        self._numbers.add((run_number, state.incarnation), numbers)
 
     def append_batch(
         self,

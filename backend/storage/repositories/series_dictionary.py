@@ -4,19 +4,14 @@ Keys:   SERIES (run_no, series_no) -> `SeriesRecord`
         SERIES_ID (run_no, hash16) -> series_no, packed as a key integer
         SERIES_NAME (hash16) -> kind, name, context text: what the project has ever used
 
-A number, once committed, never changes within an incarnation of the run: that is what
-makes `SeriesNumbers`, the per-process cache, right whatever others do, and when a
-run is deleted and made again under its old number.
+A number, once committed, never changes within an incarnation of the run.
 
 Design note: docs/subsystems/storage.md#dictionary
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from threading import Lock
-from typing import Final
+from collections.abc import Sequence
 
 import msgspec
 
@@ -30,47 +25,8 @@ from backend.storage.codecs.series_records import (
 from backend.storage.engine.base import ReadTransaction, Transaction
 from backend.storage.indexes import index_series_name
 from backend.storage.keyspace import Subspace
+from backend.storage.repositories.series_memory import Numbers
 from matyan_wire.batch import SeriesRef
-
-MAX_CACHED_SERIES: Final = 200_000
-"""About 60 MB at worst; a run of more series alone is cached all the same."""
-
-Numbers = dict[SeriesRef, int]
-Incarnation = tuple[int, int]
-"""Run number and `RunState.incarnation`."""
-
-
-class SeriesNumbers:
-    """Committed series numbers by run; bounded, used by any thread."""
-
-    def __init__(self, max_series: int = MAX_CACHED_SERIES) -> None:
-        self._runs: OrderedDict[Incarnation, Numbers] = OrderedDict()
-        self._count = 0
-        self._max = max_series
-        self._lock = Lock()
-
-    def known(self, run: Incarnation) -> Mapping[SeriesRef, int]:
-        """Return what is known of a run; later additions may appear in it."""
-        with self._lock:
-            numbers = self._runs.get(run)
-            if numbers is None:
-                return {}
-            self._runs.move_to_end(run)
-            return numbers
-
-    def add(self, run: Incarnation, numbers: Mapping[SeriesRef, int]) -> None:
-        """Remember numbers whose transaction has committed; forget the oldest runs."""
-        if not numbers:
-            return
-        with self._lock:
-            kept = self._runs.setdefault(run, {})
-            self._count -= len(kept)
-            kept.update(numbers)
-            self._count += len(kept)
-            self._runs.move_to_end(run)
-            while self._count > self._max and len(self._runs) > 1:
-                _, dropped = self._runs.popitem(last=False)
-                self._count -= len(dropped)
 
 
 def find_numbers(

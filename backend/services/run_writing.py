@@ -1,0 +1,397 @@
+"""Applying batches to one run within one transaction, exactly once.
+
+A `RunWrite` lives as long as one attempt of one transaction: it reads the run's state,
+decides what of each batch is new, collects the points, and stores them as few tail
+blocks together with the state that proves them applied.
+
+What makes a repetition harmless:
+- a record at or below the run's offset in its log partition is skipped;
+- a batch at or below its writer's position, or of an older epoch, is skipped;
+- of a repeated frame without a position, recognised by its digest, only what is safe to
+  repeat is applied again: no log record, no point whose step the store assigns;
+- a batch spread over transactions notes how far it got (`RunState.progress`).
+
+Design note: docs/subsystems/storage.md#exactly-once
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from backend.domain.runs import Run
+from backend.domain.series import Int64s
+from backend.errors import LimitExceededError
+from backend.services.ingestion_batches import (
+    NEW_SERIES_BYTES,
+    BatchColumns,
+    IncomingBatch,
+)
+from backend.services.run_events import apply_event, ensure_run
+from backend.storage.codecs.run_states import Progress, RunState, WriterState
+from backend.storage.engine.base import Transaction
+from backend.storage.repositories.run_state import (
+    find_writer,
+    get_run_state,
+    put_run_state,
+    put_writer,
+)
+from backend.storage.repositories.series_columns import Columns, concat, sizes_of
+from backend.storage.repositories.series_memory import (
+    Incarnation,
+    LastSteps,
+    Numbers,
+)
+from backend.storage.repositories.series_tail import MAX_BLOCK_BYTES, MAX_BLOCK_POINTS
+from matyan_wire.batch import UNKNOWN_TIME, CreateRun, FinishRun, Position
+
+if TYPE_CHECKING:
+    from backend.storage.factory import Store
+
+Mask = npt.NDArray[np.bool_]
+
+LOGS: Final = "logs"
+LOG_RECORDS: Final = "log_records"
+MAX_STEP: Final = 2**63 - 1
+
+MAX_POINTS_PER_TRANSACTION: Final = MAX_BLOCK_POINTS
+MAX_OBJECT_BYTES_PER_TRANSACTION: Final = 1024 * 1024
+MAX_NEW_SERIES_PER_TRANSACTION: Final = MAX_OBJECT_BYTES_PER_TRANSACTION // (
+    NEW_SERIES_BYTES
+)
+
+
+class Verdict(Enum):
+    """What became of a batch."""
+
+    APPLIED = "applied"
+    SKIPPED = "skipped"
+    """Applied before."""
+    DROPPED = "dropped"
+    """Its run is deleted."""
+    UNFINISHED = "unfinished"
+    """More of it is left for the next transaction."""
+
+
+@dataclass(slots=True)
+class _Pending:
+    """Points waiting to become tail blocks."""
+
+    series: list[Int64s] = field(default_factory=list)
+    points: list[Columns] = field(default_factory=list)
+
+    def add(self, series: Int64s, points: Columns) -> None:
+        self.series.append(series)
+        self.points.append(points)
+
+    def last_step(self, number: int) -> int | None:
+        found = [
+            int(points.steps[series == number].max())
+            for series, points in zip(self.series, self.points, strict=True)
+            if bool((series == number).any())
+        ]
+        return max(found, default=None)
+
+
+class RunWrite:
+    """One run in one attempt of one transaction."""
+
+    def __init__(self, tr: Transaction, store: Store, run: Run) -> None:
+        self.run = run
+        self.numbers: Numbers = {}
+        self.points = 0
+        self.finished = False
+        self.state: RunState = get_run_state(tr, run.number)
+        next_tail = self.state.next_tail
+        known = store.series.memory.last_steps(self.incarnation, next_tail)
+        self.last = LastSteps(next_tail, known)
+        self._tr = tr
+        self._store = store
+        self._writers: dict[str, WriterState] = {}
+        self._metrics = _Pending()
+        self._objects = _Pending()
+
+    @property
+    def incarnation(self) -> Incarnation:
+        """The run as `SeriesMemory` knows it."""
+        return self.run.number, self.state.incarnation
+
+    def apply(self, item: IncomingBatch) -> Verdict:
+        """Apply a batch, or as much of it as fits a transaction.
+
+        Raises:
+            InvalidInputError: If it can never be applied; the transaction must be
+                aborted.
+        """
+        state, offset = self.state, item.record.position.offset
+        if state.offsets.get(item.log, -1) >= offset:
+            return Verdict.SKIPPED
+        position = item.batch.position
+        writer = None if position is None else self._writer(position)
+        if position is not None and writer is not None and writer.has(position):
+            state.note_offset(item.log, offset)
+            return Verdict.SKIPPED
+        progress = state.progress
+        if progress is None or (progress.log, progress.offset) != (item.log, offset):
+            numbers = self._resolve(item)
+            if not all(ref in numbers for ref in item.batch.series):
+                return Verdict.UNFINISHED
+            self._apply_events(item, writer)
+            progress = Progress(item.log, offset)
+        if not self._apply_points(item, writer, progress):
+            state.progress = progress
+            return Verdict.UNFINISHED
+        self._complete(item, writer)
+        return Verdict.APPLIED
+
+    def flush(self) -> None:
+        """Store what has been collected, and the state that goes with it."""
+        for pending in (self._metrics, self._objects):
+            self._append(pending)
+        for name, writer in self._writers.items():
+            put_writer(self._tr, self.run.number, name, writer)
+        put_run_state(self._tr, self.run.number, self.state)
+        self.last.next_tail = self.state.next_tail
+
+    # --- events ----------------------------------------------------------------------
+
+    def _apply_events(self, item: IncomingBatch, writer: WriterState | None) -> None:
+        for event in item.batch.events:
+            if isinstance(event, CreateRun):
+                self._open(item, event, writer)
+            elif not isinstance(event, FinishRun):
+                self.run = apply_event(
+                    self._tr, self._store, self.run, event, item.received_us
+                )
+
+    def _open(
+        self, item: IncomingBatch, event: CreateRun, writer: WriterState | None
+    ) -> None:
+        if event.client_time_us == UNKNOWN_TIME:
+            if self._is_repeated(item):
+                return
+        elif event.client_time_us in self.state.openings:
+            return
+        else:
+            self.state.note_opening(event.client_time_us)
+        # A process numbers its terminal lines from 0: those of an earlier one must
+        # stay, so that the lines of this one go after them.
+        offset = self._next_line()
+        if writer is None:
+            self.state.line_offset = offset
+        else:
+            writer.line_offset = offset
+        self.run = apply_event(self._tr, self._store, self.run, event, item.received_us)
+
+    def _next_line(self) -> int:
+        if not self.state.next_series:
+            return 0
+        listed = self._store.series.list(self._tr, self.run.number, kinds=(LOGS,))
+        steps = [s.summary.last_step for s in listed if s.summary is not None]
+        steps += [
+            step
+            for series in listed
+            if (step := self._objects.last_step(series.number)) is not None
+        ]
+        return min(max(steps, default=-1) + 1, MAX_STEP)
+
+    def _complete(self, item: IncomingBatch, writer: WriterState | None) -> None:
+        for event in item.batch.events:
+            if isinstance(event, FinishRun):
+                self.run = apply_event(
+                    self._tr, self._store, self.run, event, item.received_us
+                )
+                self.finished = True
+        position = item.batch.position
+        if position is not None and writer is not None:
+            writer.advance(position)
+        if not self._is_repeated(item):
+            self.state.note_digest(item.digest)
+        self.state.note_offset(item.log, item.record.position.offset)
+        self.state.progress = None
+
+    def _is_repeated(self, item: IncomingBatch) -> bool:
+        return bool(item.digest) and item.digest in self.state.digests
+
+    def _writer(self, position: Position) -> WriterState:
+        known = self._writers.get(position.writer)
+        if known is None:
+            known = find_writer(self._tr, self.run.number, position.writer)
+            known = known or WriterState(0, 0, 0, last_part=True)
+            self._writers[position.writer] = known
+        return known
+
+    # --- points ----------------------------------------------------------------------
+
+    def _resolve(self, item: IncomingBatch) -> Numbers:
+        """Learn the series' numbers; those beyond one transaction's share are missing."""
+        unknown = [ref for ref in item.batch.series if ref not in self.numbers]
+        if unknown:
+            self.numbers |= self._store.series.resolve(
+                self._tr,
+                self.run.number,
+                self.state,
+                unknown,
+                limit=MAX_NEW_SERIES_PER_TRANSACTION,
+            )
+        return self.numbers
+
+    def _apply_points(
+        self, item: IncomingBatch, writer: WriterState | None, progress: Progress
+    ) -> bool:
+        """Collect the next points of the batch; return whether none are left."""
+        refs = item.batch.series
+        numbers = self._resolve(item)
+        by_index = np.array([numbers[ref] for ref in refs], np.int64)
+        repeated = self._is_repeated(item)
+        metrics = _without_repeated(item.points, item, repeated=repeated)
+        if metrics is not None:
+            stop = progress.points + MAX_POINTS_PER_TRANSACTION
+            self._collect(self._metrics, metrics.part(progress.points, stop), by_index)
+            progress.points = min(stop, len(metrics.series))
+            if progress.points < len(metrics.series):
+                return False
+        objects = _without_repeated(item.objects, item, repeated=repeated)
+        if objects is not None:
+            start = progress.objects
+            stop = _object_stop(objects, start)
+            portion = self._with_line_offset(objects.part(start, stop), item, writer)
+            self._collect(self._objects, portion, by_index)
+            progress.objects = stop
+            return stop >= len(objects.series)
+        return True
+
+    def _with_line_offset(
+        self, columns: BatchColumns, item: IncomingBatch, writer: WriterState | None
+    ) -> BatchColumns:
+        offset = self.state.line_offset if writer is None else writer.line_offset
+        if not offset:
+            return columns
+        is_line = np.array([ref.kind == LOGS for ref in item.batch.series])[
+            columns.series
+        ]
+        if columns.is_auto is not None:
+            is_line &= ~columns.is_auto
+        points = columns.points
+        steps = np.minimum(points.steps, MAX_STEP - offset) + offset
+        moved = Columns(
+            np.where(is_line, steps, points.steps),
+            points.values,
+            points.times_us,
+            points.epochs,
+        )
+        return BatchColumns(columns.series, moved, columns.is_auto)
+
+    def _collect(
+        self, pending: _Pending, columns: BatchColumns, by_index: Int64s
+    ) -> None:
+        if not len(columns.series):
+            return
+        series, points = by_index[columns.series], columns.points
+        if columns.is_auto is not None:
+            steps = self._assign_steps(pending, series, points.steps, columns.is_auto)
+            points = Columns(steps, points.values, points.times_us, points.epochs)
+        self._note_steps(series, points.steps)
+        pending.add(series, points)
+        self.points += len(series)
+
+    def _assign_steps(
+        self, pending: _Pending, series: Int64s, steps: Int64s, is_auto: Mask
+    ) -> Int64s:
+        """Return the steps with each assigned one the series' greatest so far + 1."""
+        wanted = np.unique(series[is_auto]).tolist()
+        self._learn_last_steps(pending, wanted)
+        result = steps.copy()
+        for number in wanted:
+            where = np.flatnonzero(series == number)
+            last = self.last.steps[number]
+            following = -1 if last is None else last
+            if following > MAX_STEP - len(where):
+                raise LimitExceededError(
+                    what="step", size=following + len(where), limit=MAX_STEP
+                )
+            if bool(is_auto[where].all()):
+                result[where] = following + 1 + np.arange(len(where))
+                continue
+            for at in where.tolist():
+                if is_auto[at]:
+                    following += 1
+                    result[at] = following
+                else:
+                    following = max(following, int(steps[at]))
+        return result
+
+    def _learn_last_steps(self, pending: _Pending, numbers: Sequence[int]) -> None:
+        unknown = [number for number in numbers if number not in self.last.steps]
+        if not unknown:
+            return
+        stored = self._store.series.last_steps(self._tr, self.run.number, unknown)
+        for number in unknown:
+            known = [stored.get(number), pending.last_step(number)]
+            self.last.steps[number] = max(
+                (step for step in known if step is not None), default=None
+            )
+
+    def _note_steps(self, series: Int64s, steps: Int64s) -> None:
+        """Keep the known greatest steps right as points are collected."""
+        if not self.last.steps:
+            return
+        for number in np.unique(series).tolist():
+            if number in self.last.steps:
+                greatest = int(steps[series == number].max())
+                last = self.last.steps[number]
+                self.last.steps[number] = (
+                    greatest if last is None else max(last, greatest)
+                )
+
+    def _append(self, pending: _Pending) -> None:
+        if not pending.series:
+            return
+        series = np.concatenate(pending.series)
+        points = concat(pending.points)
+        start = 0
+        while start < len(series):
+            stop = min(start + MAX_BLOCK_POINTS, len(series))
+            if points.values.dtype == object:
+                sizes = np.cumsum(sizes_of(points.values[start:stop]))
+                stop = start + max(1, int(np.searchsorted(sizes, MAX_BLOCK_BYTES)))
+            where = slice(start, stop)
+            self._store.series.append_batch(
+                self._tr, self.run.number, self.state, series[where], points.take(where)
+            )
+            start = stop
+
+
+def open_run(tr: Transaction, store: Store, item: IncomingBatch) -> RunWrite | None:
+    """Return the write of the batch's run, made if missing; None if it is deleted."""
+    opened = [e for e in item.batch.events if isinstance(e, CreateRun)]
+    client_time_us = item.batch.sent_us
+    if client_time_us == UNKNOWN_TIME and opened:
+        client_time_us = opened[0].client_time_us
+    run = ensure_run(tr, store, item.run_id, item.received_us, client_time_us)
+    return None if run is None else RunWrite(tr, store, run)
+
+
+def _without_repeated(
+    columns: BatchColumns | None, item: IncomingBatch, *, repeated: bool
+) -> BatchColumns | None:
+    """Return the points that may be applied: all, unless the frame is repeated."""
+    if columns is None or not repeated:
+        return columns
+    is_record = np.array([ref.kind == LOG_RECORDS for ref in item.batch.series])
+    drop = is_record[columns.series]
+    if columns.is_auto is not None:
+        drop |= columns.is_auto
+    return columns.take(~drop)
+
+
+def _object_stop(objects: BatchColumns, start: int) -> int:
+    sizes = np.cumsum(sizes_of(objects.points.values[start:]))
+    fit = int(np.searchsorted(sizes, MAX_OBJECT_BYTES_PER_TRANSACTION))
+    stop = start + min(max(fit, 1), MAX_POINTS_PER_TRANSACTION)
+    return min(stop, len(objects.series))
