@@ -175,7 +175,7 @@ def set_pinned_sequences(store: Store, *, sequences: list[Any]) -> list[Any]:
 def _check_fields(collection: str, fields: Mapping[str, Any]) -> None:
     unknown = fields.keys() - FIELDS[collection]
     if unknown:
-        raise InvalidInputError(field=sorted(unknown)[0], reason="unknown field")
+        raise InvalidInputError(field=min(unknown), reason="unknown field")
 
 
 def _is_shown(dashboard: Document, apps: Mapping[str, Any]) -> bool:

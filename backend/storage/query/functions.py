@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Protocol
 
+from typing_extensions import override
+
 from backend.storage.query.budget import MAX_INT_BITS, Budget, BudgetExceededError
 
 MAX_RANGE_ITEMS: Final = 1_000
@@ -318,6 +320,7 @@ class _Marker:
     def __init__(self, name: str) -> None:
         self.name = name
 
+    @override
     def __repr__(self) -> str:
         return self.name
 

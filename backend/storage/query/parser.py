@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from typing_extensions import override
+
 from backend.domain.series import Series
 from backend.errors import QuerySyntaxError
 from backend.storage.query.ast import (
@@ -222,6 +224,7 @@ class _DatetimeConstants(ast.NodeTransformer):
     def __init__(self, tz_offset_min: int) -> None:
         self.offset_s = tz_offset_min * 60
 
+    @override
     def visit_Call(self, node: ast.Call) -> ast.AST:
         """Return the constant, or the call where it is not made of constants."""
         self.generic_visit(node)
@@ -237,8 +240,8 @@ class _DatetimeConstants(ast.NodeTransformer):
         if len(values) != len(args):
             return None
         try:
-            local = datetime(*values, tzinfo=UTC)
-            return local.timestamp() + self.offset_s
+            local = datetime(*values)  # noqa: DTZ001 - the user's zone, below
+            return local.replace(tzinfo=UTC).timestamp() + self.offset_s
         except (TypeError, ValueError, OverflowError):
             # Left as a call, which fails when evaluated: no match, no syntax error.
             return None

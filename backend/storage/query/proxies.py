@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from typing_extensions import override
+
 from backend.domain.runs import Run
 from backend.domain.series import Series
 from matyan_wire.batch import METRIC
@@ -49,6 +51,7 @@ class RunView:
     series: Sequence[Series] = ()
     now_us: int = 0
 
+    @override
     def __repr__(self) -> str:
         return f"Run({self.run.run_id})"
 
