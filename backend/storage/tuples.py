@@ -13,6 +13,7 @@ Design note: docs/subsystems/engines.md#keys
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -88,7 +89,7 @@ def unpack(key: bytes, prefix_length: int = 0) -> tuple[Any, ...]:
             else:
                 item, position = _unpack_element(key, position, code)
                 items.append(item)
-    except (IndexError, ArithmeticError) as error:
+    except (IndexError, struct.error) as error:
         raise ValueError(_NOT_PACKED) from error
     if position > end:
         raise ValueError(_NOT_PACKED)

@@ -46,6 +46,7 @@ INTERNAL_PREFIX: Final = b"\xff"
 _TICK_KEY: Final = INTERNAL_PREFIX + b"tick"
 _PAGE: Final = 4096
 _LARGEST_DOUBLING: Final = 64 << 30
+_LITTLE_ROOM: Final = 1 << 20
 _READER_CHECK_S: Final = 10.0
 _DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -189,8 +190,9 @@ class Environment:
                 return RecoveryNeededError(
                     recovery, self.generation, only_clears=only_clears
                 )
-        if error.code in _DISK_FULL:
-            return StoreFullError(path=str(self.path), reason=os.strerror(error.code))
+        if error.code in _DISK_FULL or (error.code == errno.EIO and self._disk_full()):
+            reason = os.strerror(errno.ENOSPC)
+            return StoreFullError(path=str(self.path), reason=reason)
         if self._closed:
             return StoreClosedError(path=str(self.path))
         if error.code == 0 and "closed/deleted" in str(error):
@@ -199,6 +201,11 @@ class Environment:
         if error.code > 0:
             return StoreUnavailableError(path=str(self.path), reason=str(error))
         return StoreError(path=str(self.path), reason=str(error))
+
+    def _disk_full(self) -> bool:
+        # LMDB says "input/output error" when only a part of a write found room.
+        status = os.statvfs(self.path)
+        return status.f_bavail * status.f_frsize < _LITTLE_ROOM
 
     # Recovery
 
