@@ -11,18 +11,16 @@ import dataclasses
 import enum
 import os
 from argparse import Namespace
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, timezone
 from typing import Any, Final, cast
 
-import msgspec
-
 from matyan_wire.limits import MAX_ATTRIBUTE_DEPTH, MAX_ATTRIBUTES_BYTES
+from matyan_wire.payloads import encode_bounded
 
 Key = str | tuple[str, ...]
 Path = tuple[str, ...]
 
-_INT64: Final = 2**63
 _MISSING: Final = object()
 
 
@@ -34,16 +32,16 @@ def parse_key(key: object) -> Path:
         ValueError: If a component is empty.
     """
     if isinstance(key, str):
-        path = tuple(key.split("."))
+        path: tuple[object, ...] = tuple(key.split("."))
     elif isinstance(key, tuple):
-        path = cast("Path", key)
+        path = tuple(cast("tuple[object, ...]", key))
     else:
         msg = f"an attribute's key is text or a tuple of text, not {type(key).__name__}"
         raise TypeError(msg)
     if not path or not all(isinstance(part, str) and part for part in path):
         msg = f"the attribute key {key!r} has an empty component"
         raise ValueError(msg)
-    return path
+    return cast("Path", path)
 
 
 def encode_value(path: Path, value: object) -> tuple[Any, bytes]:
@@ -54,14 +52,11 @@ def encode_value(path: Path, value: object) -> tuple[Any, bytes]:
         ValueError: If it is too deep or too large.
     """
     plain = to_plain(value, where=".".join(path), depth=len(path))
-    encoded = msgspec.msgpack.encode(plain)
-    if len(encoded) > MAX_ATTRIBUTES_BYTES:
-        msg = (
-            f"attribute {'.'.join(path)} takes {len(encoded)} bytes; at most "
-            f"{MAX_ATTRIBUTES_BYTES} can be stored. Keep large data elsewhere."
-        )
-        raise ValueError(msg)
-    return plain, encoded
+    try:
+        return plain, encode_bounded(plain, max_bytes=MAX_ATTRIBUTES_BYTES)
+    except ValueError as error:
+        msg = f"attribute {'.'.join(path)} cannot be stored: {error}"
+        raise ValueError(msg) from error
 
 
 def to_plain(value: object, *, where: str, depth: int = 0) -> Any:
@@ -98,8 +93,7 @@ def _plain_scalar(value: float | str) -> float | str:
     if isinstance(value, str):
         return str(value)
     if isinstance(value, int):
-        whole = int(value)
-        return whole if -_INT64 <= whole < _INT64 else float(whole)
+        return int(value)
     return float(value)
 
 
@@ -184,7 +178,8 @@ def _copied(tree: Any) -> Any:
         mapping = cast("Mapping[str, Any]", tree)
         return {key: _copied(child) for key, child in mapping.items()}
     if isinstance(tree, list):
-        return [_copied(child) for child in cast("list[Any]", tree)]
+        items = cast("Sequence[Any]", tree)
+        return [_copied(child) for child in items]
     return tree
 
 

@@ -11,9 +11,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Final, Protocol, cast
 
-import msgspec
-
 from matyan_wire.limits import MAX_OBJECT_BYTES
+from matyan_wire.payloads import encode_bounded
 
 MAX_BINS: Final = 512
 
@@ -135,14 +134,12 @@ def encode_object(value: TrackedObject) -> bytes:
     Raises:
         ValueError: If it is too large.
     """
-    payload = msgspec.msgpack.encode(value.json())
-    if len(payload) > MAX_OBJECT_BYTES:
-        msg = (
-            f"the {type(value).__name__} takes {len(payload)} bytes; at most "
-            f"{MAX_OBJECT_BYTES} can be stored in one step"
-        )
-        raise ValueError(msg)
-    return payload
+    try:
+        return encode_bounded(value.json(), max_bytes=MAX_OBJECT_BYTES)
+    except (ValueError, TypeError) as error:
+        msg = f"the {type(value).__name__} cannot be stored: {error}"
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(msg) from error
 
 
 def _numbers(values: Iterable[Any]) -> list[float]:
@@ -173,7 +170,7 @@ def _figure_dict(figure: object) -> dict[str, Any]:
     to_json = cast("Callable[[], str] | None", getattr(figure, "to_json", None))
     if to_json is None and hasattr(figure, "savefig"):
         try:
-            from plotly.tools import mpl_to_plotly  # type: ignore # noqa: PGH003, PLC0415
+            from plotly.tools import mpl_to_plotly  # type: ignore[import-not-found, import-untyped, unused-ignore] # noqa: PLC0415
         except ImportError as error:
             msg = "a matplotlib figure needs plotly: pip install plotly"
             raise TypeError(msg) from error

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from typing_extensions import override
+
 from matyan_client import _env, urls
 from matyan_client.rest import NotFoundError, RestClient, ServerError
 from matyan_client.run import Run
@@ -229,7 +231,8 @@ class Repo:
             ServerError: If the server cannot be asked.
         """
         for tree in self._search("metric", query, p=points):
-            for trace in tree.get("traces") or []:
+            traces = cast("list[RunDict]", tree.get("traces") or [])
+            for trace in traces:
                 yield _series(tree, trace)
 
     def query_metrics(self, query: str = "") -> list[RunDict]:
@@ -343,6 +346,7 @@ class Repo:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @override
     def __repr__(self) -> str:
         return f"Repo({str(self._rest.backend)!r})"
 

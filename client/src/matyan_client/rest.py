@@ -6,8 +6,9 @@ the place.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Any, Final, cast
 
 import httpx
@@ -99,12 +100,12 @@ class RestClient:
             return response
 
     @contextmanager
-    def _translated(self, url: str) -> Iterator[None]:
+    def _translated(self, url: str) -> Generator[None, None, None]:
         try:
             yield
         except (httpx.HTTPError, TreeStreamError) as error:
             msg = (
-                f"{url} cannot be read ({error or type(error).__name__}). Start the "
+                f"{url} cannot be read ({str(error) or type(error).__name__}). Start the "
                 "server, or check `repo=` / MATYAN_BACKEND_URL."
             )
             raise ServerError(msg) from error
@@ -123,10 +124,10 @@ def _check(response: httpx.Response, url: str) -> None:
         body = None
     answer = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
     message = str(answer.get("message") or answer.get("detail") or response.text[:200])
-    if response.status_code == httpx.codes.NOT_FOUND:
+    if response.status_code == HTTPStatus.NOT_FOUND:
         msg = f"{url}: {message or 'not found'}"
         raise NotFoundError(msg)
-    if response.status_code == httpx.codes.BAD_REQUEST:
+    if response.status_code == HTTPStatus.BAD_REQUEST:
         raise _query_error(message, answer.get("detail"))
     msg = f"{url} answered HTTP {response.status_code}: {message}"
     raise ServerError(msg)

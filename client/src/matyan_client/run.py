@@ -21,6 +21,8 @@ from time import time_ns
 from types import TracebackType
 from typing import Any, Final, SupportsFloat, cast
 
+from typing_extensions import override
+
 from matyan_client import _env, attributes, console, lifecycle, objects, system, urls
 from matyan_client.attributes import Key
 from matyan_client.reading import RunReader
@@ -45,6 +47,11 @@ STRICT_TIMEOUT_S: Final = 15.0
 
 _NAN: Final = math.nan
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+_TEXT_PROPERTIES: Final[dict[str, Callable[[str], SetProperties]]] = {
+    "name": lambda text: SetProperties(name=text),
+    "description": lambda text: SetProperties(description=text),
+    "experiment": lambda text: SetProperties(experiment=text),
+}
 _POLL_DURABLE_S: Final = 0.05
 
 
@@ -294,7 +301,7 @@ class Run:
     @property
     def name(self) -> str | None:
         """The run's name."""
-        return self._property("name", f"Run: {self._hash}")
+        return cast("str | None", self._property("name", f"Run: {self._hash}"))
 
     @name.setter
     def name(self, value: str) -> None:
@@ -303,7 +310,7 @@ class Run:
     @property
     def description(self) -> str | None:
         """The run's description."""
-        return self._property("description", "")
+        return cast("str | None", self._property("description", ""))
 
     @description.setter
     def description(self, value: str) -> None:
@@ -313,9 +320,10 @@ class Run:
     def experiment(self) -> str | None:
         """Name of the run's experiment."""
         if "experiment" in self._properties or self._is_own():
-            return self._properties.get("experiment")
-        found = self._reader.props().get("experiment") or {}
-        return cast("dict[str, str | None]", found).get("name")
+            return cast("str | None", self._properties.get("experiment"))
+        props = self._reader.props()
+        found = cast("dict[str, str | None] | None", props.get("experiment"))
+        return found.get("name") if found else None
 
     @experiment.setter
     def experiment(self, value: str) -> None:
@@ -324,7 +332,7 @@ class Run:
     @property
     def archived(self) -> bool | None:
         """Whether the run is archived."""
-        return self._property("archived", default=False)
+        return cast("bool | None", self._property("archived", default=False))
 
     @archived.setter
     def archived(self, value: bool) -> None:
@@ -336,14 +344,14 @@ class Run:
             return self._properties[name]
         return default if self._is_own() else self._reader.props().get(name)
 
-    def _set_text(self, name: str, value: str, limit: int) -> None:
-        if not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+    def _set_text(self, name: str, value: Any, limit: int) -> None:
+        if not isinstance(value, str):
             msg = f"a run's {name} is text, not {type(value).__name__}"
             raise TypeError(msg)
         if len(value.encode()) > limit:
             msg = f"a run's {name} takes at most {limit} bytes"
             raise ValueError(msg)
-        self._writing().write(SetProperties(**{name: value}))
+        self._writing().write(_TEXT_PROPERTIES[name](value))
         self._properties[name] = value
 
     def add_tag(self, value: str) -> None:
@@ -367,7 +375,7 @@ class Run:
     @property
     def tags(self) -> list[str]:
         """Names of the tags the server knows of; empty if it cannot be asked."""
-        found: list[dict[str, str]] = self._reader.props().get("tags") or []
+        found = cast("list[dict[str, str]]", self._reader.props().get("tags") or [])
         return [tag["name"] for tag in found]
 
     @property
@@ -461,7 +469,7 @@ class Run:
         self._log("error", msg, kwargs)
 
     def _log(self, level: str, message: str, kwargs: dict[str, Any]) -> None:
-        caller = sys._getframe(2)  # noqa: SLF001 - what logging itself does
+        caller = sys._getframe(2)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         record = {
             "message": str(message),
             "log_level": _LEVELS[level],
@@ -585,14 +593,15 @@ class Run:
     ) -> None:
         self.close()
 
+    @override
     def __repr__(self) -> str:
         return f"Run({self._hash!r}, repo={str(self._reader.backend)!r})"
 
 
-def _check_hash(run_hash: str | None) -> str:
+def _check_hash(run_hash: Any) -> str:
     if run_hash is None:
         return uuid.uuid4().hex
-    if not isinstance(run_hash, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(run_hash, str):
         msg = f"a run's id is text, not {type(run_hash).__name__}"
         raise TypeError(msg)
     if not is_run_id(run_hash):
@@ -614,8 +623,8 @@ def _address(repo: object) -> str | None:
     raise TypeError(msg)
 
 
-def _check_tag(name: str) -> str:
-    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+def _check_tag(name: Any) -> str:
+    if not isinstance(name, str):
         msg = f"a tag's name is text, not {type(name).__name__}"
         raise TypeError(msg)
     if not name.strip() or len(name.encode()) > MAX_TAG_NAME_BYTES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.metadata
 import re
 import subprocess
@@ -91,12 +92,11 @@ class SystemTracker:
 def _gpus() -> Any:
     """Return NVML, ready for use, or None."""
     try:
-        import pynvml  # type: ignore # noqa: PGH003, PLC0415 - an extra
-
-        pynvml.nvmlInit()
+        nvml: Any = importlib.import_module("pynvml")  # an extra
+        nvml.nvmlInit()
     except Exception:  # noqa: BLE001 - no driver, no library: no GPU metrics
         return None
-    return pynvml
+    return nvml
 
 
 def _gpu_samples(nvml: Any) -> Iterator[Sample]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
+from typing_extensions import override
+
 DEFAULT_BACKEND: Final = "http://localhost:53800"
 
 _SCHEMES: Final = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
@@ -74,6 +76,7 @@ class BaseUrl:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port is None else f"{host}:{self.port}"
 
+    @override
     def __str__(self) -> str:
         """Return the address without credentials, fit to be printed."""
         return f"{self.scheme}://{self._origin()}{self.prefix}"

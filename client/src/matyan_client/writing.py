@@ -7,7 +7,6 @@ first write, lets the store number its steps, and never finishes the parent's ru
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import threading
@@ -15,9 +14,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from matyan_client import _env, console, lifecycle
+from matyan_client import _env, attributes, console, lifecycle
 from matyan_client.delivery import orphans
 from matyan_client.delivery.frames import Ends, FrameCutter
 from matyan_client.delivery.gateway import Gateway
@@ -28,6 +27,7 @@ from matyan_client.journal.points import SeriesState
 from matyan_client.journal.writer import JournalEvent, JournalWriter
 from matyan_client.urls import BaseUrl, Endpoints
 from matyan_wire.batch import AUTO_STEP, METRIC, CreateRun, FinishRun, SeriesRef
+from matyan_wire.contexts import canonical_context
 from matyan_wire.limits import MAX_CONTEXT_BYTES, MAX_SERIES_NAME_BYTES
 
 Context = Mapping[str, Any]
@@ -145,7 +145,7 @@ class RunWriter:
             series = (
                 self._plain[name]
                 if context is None
-                else self._in_context[name, *context.items()]
+                else self._in_context[(name, *context.items())]
             )
         except (KeyError, TypeError, AttributeError):
             found = self._find_metric(name, context)
@@ -164,7 +164,7 @@ class RunWriter:
         if context is None:
             self._plain[name] = series
         elif all(type(value) is str for value in context.values()):
-            self._in_context[name, *context.items()] = series
+            self._in_context[(name, *context.items())] = series
         return series
 
     def series(
@@ -452,7 +452,7 @@ def check_name(name: Any) -> str:
     return str(name)
 
 
-def context_text(context: Context | None) -> str:
+def context_text(context: Any) -> str:
     """Return the canonical text of a context.
 
     Raises:
@@ -461,26 +461,17 @@ def context_text(context: Context | None) -> str:
     """
     if not context:
         return "{}"
-    if not isinstance(context, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(context, Mapping):
         msg = f"a context is a mapping, not {type(context).__name__}"
         raise TypeError(msg)
     try:
-        text = json.dumps(
-            dict(context),
-            sort_keys=True,
-            separators=(",", ":"),
-            ensure_ascii=False,
-            allow_nan=False,
-            default=_item,
-        )
-    except (TypeError, ValueError, AttributeError) as error:
+        plain = attributes.to_plain(cast("Context", context), where="context")
+        text = canonical_context(plain)
+    except (TypeError, ValueError) as error:
         msg = f"the context cannot be stored ({error}): {context!r}"
-        raise TypeError(msg) from error
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(msg) from error
     if len(text.encode()) > MAX_CONTEXT_BYTES:
         msg = f"a context takes at most {MAX_CONTEXT_BYTES} bytes"
         raise ValueError(msg)
     return text
-
-
-def _item(value: Any) -> Any:
-    return value.item()  # numpy's scalars; AttributeError for anything else

@@ -13,17 +13,13 @@ import socket
 from collections import deque
 from typing import Final, NamedTuple, Protocol, cast
 
-import zstandard
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
 from matyan_client.delivery.frames import Frame
 from matyan_client.delivery.json_messages import json_frames
+from matyan_wire.frames import encode_frame
 
-SUBPROTOCOL: Final = "matyan.v2"
-
-_PLAIN: Final = b"\0"
-_ZSTD: Final = b"\1"
 _WORTH_COMPRESSING: Final = 4096
 
 
@@ -35,12 +31,12 @@ class Ack(NamedTuple):
     """The server's answer to one frame.
 
     Attributes:
-        seq: The frame.
+        seq: The frame, None for the oldest that is not answered.
         error: None when its content is in the event log.
         retry: Whether the same frame may succeed later.
     """
 
-    seq: int
+    seq: int | None
     error: str | None = None
     retry: bool = False
 
@@ -125,30 +121,20 @@ class BinaryCodec:
     """
 
     def __init__(self, *, compress: bool) -> None:
-        self._compressor = zstandard.ZstdCompressor(level=1) if compress else None
+        self._compress = compress
 
     def encode(self, frame: Frame) -> list[bytes | str]:
         """Return one binary message."""
-        if self._compressor is not None and len(frame.encoded) >= _WORTH_COMPRESSING:
-            return [_ZSTD + self._compressor.compress(frame.encoded)]
-        return [_PLAIN + frame.encoded]
+        worth_it = self._compress and len(frame.encoded) >= _WORTH_COMPRESSING
+        return [encode_frame(frame.encoded, zstd_level=1 if worth_it else None)]
 
     def read(self, answer: dict[str, object]) -> Ack | None:
-        """Return the acknowledgement, which names its frame.
-
-        Raises:
-            ChannelClosedError: If the server reports an error of the connection.
-        """
+        """Return the acknowledgement; a frame nobody could read has no number in it."""
         seq = answer.get("seq")
-        ok = answer.get("status") == "ok"
-        if not isinstance(seq, int):
-            if ok:
-                return None
-            msg = f"the server reports: {answer.get('error')}"
-            raise ChannelClosedError(msg)
-        if ok:
-            return Ack(seq)
-        return Ack(seq, str(answer.get("error")), retry=bool(answer.get("retry")))
+        number = seq if isinstance(seq, int) else None
+        if answer.get("status") == "ok":
+            return Ack(number)
+        return Ack(number, str(answer.get("error")), retry=bool(answer.get("retry")))
 
 
 class JsonCodec:

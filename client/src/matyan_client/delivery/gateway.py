@@ -17,12 +17,12 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from matyan_client.delivery.channels import (
-    SUBPROTOCOL,
     BinaryCodec,
     Channel,
     JsonCodec,
 )
 from matyan_client.urls import BaseUrl
+from matyan_wire.frames import SUBPROTOCOL
 
 OPEN_TIMEOUT_S: Final = 10.0
 CLOSE_TIMEOUT_S: Final = 1.0

@@ -11,7 +11,7 @@ import math
 from array import array
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta, timezone
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from matyan_wire.batch import (
     AUTO_STEP,
@@ -105,10 +105,10 @@ def _point_messages(
 ) -> Iterator[Message]:
     contexts = [json.loads(ref.context) for ref in series]
     columns = zip(
-        _numbers("I", points.series),
-        _numbers("q", points.steps),
-        _numbers("d", points.values),
-        _numbers("q", points.times_us),
+        _integers("I", points.series),
+        _integers("q", points.steps),
+        _floats(points.values),
+        _integers("q", points.times_us),
         _epochs(points.epochs, points.count),
         strict=True,
     )
@@ -129,9 +129,9 @@ def _object_messages(
     objects: ObjectColumns, series: Sequence[SeriesRef]
 ) -> Iterator[Message]:
     columns = zip(
-        _numbers("I", objects.series),
-        _numbers("q", objects.steps),
-        _numbers("q", objects.times_us),
+        _integers("I", objects.series),
+        _integers("q", objects.steps),
+        _integers("q", objects.times_us),
         _epochs(objects.epochs, objects.count),
         objects.payloads,
         strict=True,
@@ -166,8 +166,14 @@ def _log_record(value: Message) -> Message:
     }
 
 
-def _numbers(kind: str, column: bytes) -> array[Any]:
-    numbers: array[Any] = array(kind)
+def _integers(kind: Literal["I", "q"], column: bytes) -> array[int]:
+    numbers = array(kind)
+    numbers.frombytes(column)
+    return numbers
+
+
+def _floats(column: bytes) -> array[float]:
+    numbers = array("d")
     numbers.frombytes(column)
     return numbers
 
@@ -175,7 +181,7 @@ def _numbers(kind: str, column: bytes) -> array[Any]:
 def _epochs(column: bytes, count: int) -> list[float | int | None]:
     if not column:
         return [None] * count
-    return [_epoch(value) for value in _numbers("d", column)]
+    return [_epoch(value) for value in _floats(column)]
 
 
 def _epoch(value: float) -> float | int | None:

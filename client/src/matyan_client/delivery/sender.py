@@ -23,11 +23,12 @@ from matyan_client.delivery.channels import Ack, Channel, ChannelClosedError
 from matyan_client.delivery.frames import MAX_POINTS, Frame, FrameCutter
 from matyan_client.delivery.gateway import Gateway, GatewayUnreachableError
 from matyan_client.journal.ledger import Cut, Ledger
+from matyan_wire.frames import WINDOW_FRAMES
 
-WINDOW_FRAMES: Final = 16
 WINDOW_BYTES: Final = 8 * 1024 * 1024
-ACK_TIMEOUT_S: Final = 30.0
-"""No answer for so long: the connection is taken for dead and made anew."""
+ACK_TIMEOUT_S: Final = 60.0
+"""No answer for so long: the connection is taken for dead and made anew. A gateway
+holds its answers for 40 s while its event log fails."""
 
 SEND_AT_POINTS: Final = MAX_POINTS // 2
 """So many points are sent without waiting for the interval to pass."""
@@ -312,12 +313,14 @@ class Sender:
         if ack.retry:
             msg = f"the server asks to wait ({ack.error})"
             raise ChannelClosedError(msg)
-        # Frames are answered in order: an answer covers those before it, unless it
-        # repeats an answer already seen.
-        if not self._window or ack.seq < self._window[0].cut.seq:
+        if not self._window:
             return
-        if ack.seq > self._window[0].cut.seq:
-            msg = f"frame {ack.seq} was answered before {self._window[0].cut.seq}"
+        oldest = self._window[0].cut.seq
+        seq = oldest if ack.seq is None else ack.seq
+        if seq < oldest:
+            return  # an answer already seen
+        if seq > oldest:
+            msg = f"frame {seq} was answered before frame {oldest}"
             raise ChannelClosedError(msg)
         frame = self._window.popleft()
         self._window_bytes -= len(frame.encoded)

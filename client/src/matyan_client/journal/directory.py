@@ -104,6 +104,7 @@ def make_directory(state_dir: Path, *, run_id: str, writer: str) -> Path:
         OSError: If it cannot be created in either place.
     """
     name = f"{run_id}.{writer}"
+    failure = OSError("no directory")
     fallback = Path(tempfile.gettempdir()) / f"matyan-{os.getuid()}"
     for parent in (journals_dir(state_dir), journals_dir(fallback)):
         directory = parent / name

@@ -17,8 +17,9 @@ import os
 import struct
 import time
 from array import array
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from matyan_client.journal import mapping
 from matyan_wire.batch import AUTO_STEP
@@ -58,7 +59,8 @@ class SeriesState:
         self.next_step = 0 if counts else AUTO_STEP
 
 
-class Columns(NamedTuple):
+@dataclass(frozen=True)
+class Columns:
     """Points [start, stop) as raw columns; `series` are journal numbers."""
 
     count: int

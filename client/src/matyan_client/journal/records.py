@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from mmap import mmap
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 from zlib import crc32
 
 from matyan_client.journal import mapping
@@ -31,8 +32,11 @@ _U64: Final = struct.Struct("<Q")
 _ALIGN: Final = 8
 
 
-class Record(NamedTuple):
+@dataclass(frozen=True)
+class Record:
     """A stored record and its index in the log."""
+
+    __slots__ = ("index", "payload")
 
     index: int
     payload: bytes
