@@ -374,23 +374,30 @@ class _Search:
         numbers = [run.number for run in runs]
 
         def read(tr: ReadTransaction) -> tuple[dict[int, Any], dict[int, list[Series]]]:
-            attributes, series = {}, {}
+            attributes: dict[int, Any] = {}
+            series: dict[int, list[Series]] = {}
             if needs.attributes:
-                attributes = self.store.attributes.get_many(tr, numbers)
+                attributes = self._read_attributes(tr, numbers)
             if needs.series_kinds:
                 kinds = needs.series_kinds
                 series = self.store.series.list_many(tr, numbers, kinds=kinds)
             return attributes, series
 
-        attributes, series = {}, {}
-        if needs.attributes or needs.series_kinds:
-            attributes, series = self.store.engine.read(read)
+        attributes, series = self.store.engine.read(read)
         views = (
             self._view(run, attributes.get(run.number, {}), series.get(run.number, []))
             for run in runs
         )
         found = (self._match(view) for view in views)
         return [match for match in found if match is not None]
+
+    def _read_attributes(
+        self, tr: ReadTransaction, numbers: list[int]
+    ) -> dict[int, dict[str, Any]]:
+        if self.plan.source == EVERYTHING:
+            # Neighbours: one range read for all of them.
+            return self.store.attributes.get_span(tr, numbers[-1], numbers[0])
+        return self.store.attributes.get_many(tr, numbers)
 
     def _view(
         self, run: Run, attributes: dict[str, Any], series: list[Series]
@@ -452,7 +459,8 @@ class _Search:
         unlisted = [f.run.number for f in page if f.series is None]
 
         def read(tr: ReadTransaction) -> tuple[dict[int, Any], dict[int, list[Series]]]:
-            attributes, series = {}, {}
+            attributes: dict[int, Any] = {}
+            series: dict[int, list[Series]] = {}
             if self.with_attributes and bare:
                 attributes = self.store.attributes.get_many(tr, bare)
             if self.series_kinds and unlisted:

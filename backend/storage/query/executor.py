@@ -101,10 +101,10 @@ def _term(lookup: Lookup, names: Names) -> Term | None:
     match lookup.index:
         case "experiment":
             experiment_id = names.experiment_id(lookup.value)
-            return experiment_id and indexes.experiment_term(experiment_id) or None
+            return (experiment_id and indexes.experiment_term(experiment_id)) or None
         case "tag":
             tag_id = names.tag_id(lookup.value)
-            return tag_id and indexes.tag_term(tag_id) or None
+            return (tag_id and indexes.tag_term(tag_id)) or None
         case "active":
             return indexes.active_term(active=lookup.value == "True")
         case "archived":
