@@ -229,7 +229,7 @@ class RunWrite:
     # --- points ----------------------------------------------------------------------
 
     def _resolve(self, item: IncomingBatch) -> Numbers:
-        """Learn the series' numbers; those beyond one transaction's share are missing."""
+        """Learn the series' numbers; those beyond a transaction's share are missing."""
         unknown = [ref for ref in item.batch.series if ref not in self.numbers]
         if unknown:
             self.numbers |= self._store.series.resolve(

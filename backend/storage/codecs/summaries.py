@@ -122,8 +122,11 @@ def summarise(steps: Int64s, values: Float64s, starts: Int64s) -> Rows:
         np.add.reduceat(non_finite.astype(np.int64), starts) - rows["nan_count"]
     )
     _first_where(rows, "first_non_finite_step", non_finite, groups, steps)
-    _put_extreme(rows, "min", np.fmin.reduceat(values, starts), groups, steps, values)
-    _put_extreme(rows, "max", np.fmax.reduceat(values, starts), groups, steps, values)
+    # Not fmin and fmax: they give NaN when they meet a signalling one.
+    least = np.minimum.reduceat(np.where(is_nan, np.inf, values), starts)
+    most = np.maximum.reduceat(np.where(is_nan, -np.inf, values), starts)
+    _put_extreme(rows, "min", least, groups, steps, values)
+    _put_extreme(rows, "max", most, groups, steps, values)
     with np.errstate(invalid="ignore", over="ignore"):
         rows["sum"] = np.add.reduceat(np.where(is_nan, 0.0, values), starts)
     rows["sum"][rows["nan_count"] == counts] = np.nan

@@ -1,7 +1,7 @@
 """What a process remembers of runs between transactions; not the truth, yet right.
 
-- Series numbers, once committed, never change within an incarnation of a run, so they may
-  be remembered for as long as there is room, whatever other workers do.
+- Series numbers, once committed, never change within an incarnation of a run: they
+  may be remembered for as long as there is room, whatever other workers do.
 - Greatest steps are remembered with the number of the next tail block: any append by
   anyone moves that number on, and what was remembered is not used again.
 
@@ -79,7 +79,7 @@ class SeriesMemory:
             return dict(found.last.steps)
 
     def count_unknown(self, run_id: str, refs: Iterable[SeriesRef]) -> int:
-        """Return how many of `refs` are not known of the run: about how many are new."""
+        """Return how many of `refs` are not known of the run: about the new ones."""
         with self._lock:
             found = self._runs.get(self._by_id.get(run_id, (0, 0)))
             numbers = {} if found is None else found.numbers
