@@ -30,6 +30,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from typing_extensions import override
+
 
 class MatyanError(Exception):
     """Root of the tree.
@@ -51,6 +53,7 @@ class MatyanError(Exception):
         super().__init__(self.message)
         self.fields = fields
 
+    @override
     def __str__(self) -> str:
         details = ", ".join(f"{name}={value!r}" for name, value in self.fields.items())
         text = f"{self.message} ({details})" if details else self.message

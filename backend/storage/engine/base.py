@@ -73,7 +73,7 @@ class ReadTransaction(ABC):
 
     @abstractmethod
     def get(self, key: bytes, *, snapshot: bool = False) -> bytes | None:
-        """Return the value of `key`, or None.
+        """Return the value of `key`, or None; a key over the limit has none.
 
         A `snapshot` read adds no read conflict. Inside `transact`, reads see the
         transaction's own writes.

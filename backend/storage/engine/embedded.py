@@ -219,7 +219,17 @@ class EmbeddedEngine(Engine):
         transaction.committed(stamp)
 
     def _make_watch(self, key: bytes, value: bytes | None) -> EmbeddedWatch:
-        return EmbeddedWatch(self._environment, self._read_key, key, value)
+        return EmbeddedWatch(
+            changed=self._environment.changed,
+            last_commit=self._last_commit,
+            read=self._read_key,
+            key=key,
+            value=value,
+        )
+
+    def _last_commit(self) -> int:
+        self._require_open()
+        return self._environment.last_commit()
 
     def _read_key(self, key: bytes) -> bytes | None:
         return self.read(lambda tr: tr.get(key))

@@ -379,7 +379,9 @@ def _reserve_lock_file(path: Path, max_readers: int) -> None:
         path / "lock.mdb", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
     )
     try:
-        os.posix_fallocate(descriptor, 0, 256 + 64 * max_readers)
+        # Never longer than it is: other processes have mapped it as it was.
+        size = os.fstat(descriptor).st_size or 256 + 64 * max_readers
+        os.posix_fallocate(descriptor, 0, size)
     finally:
         os.close(descriptor)
 

@@ -58,7 +58,7 @@ class Snapshot:
     def get(self, key: bytes) -> bytes | None:
         """Return the value of `key`, None when there is none."""
         txn = self._require()
-        if len(key) > _LONGEST_KEY:
+        if not 0 < len(key) <= _LONGEST_KEY:
             return None
         try:
             return txn.get(key)
@@ -124,7 +124,7 @@ def _collect(
     pairs = _stepping(txn, begin, end, reverse=reverse)
     if limit:
         pairs = islice(pairs, limit)
-    result = []
+    result: list[KeyValue] = []
     append = result.append
     if reverse:
         for pair in pairs:
@@ -151,6 +151,12 @@ def _stepping(
         return cursor.iterprev() if found else iter(())
     found = cursor.set_range(begin) if begin else cursor.first()
     return cursor.iternext() if found else iter(())
+
+
+def check_read_key(key: bytes) -> None:
+    """Raise `KeyOutsideRangeError` when `key` is one of the engine's own."""
+    if key >= INTERNAL_PREFIX:
+        raise KeyOutsideRangeError(key=key.hex())
 
 
 def check_range(begin: bytes, end: bytes) -> None:

@@ -42,7 +42,11 @@ from backend.storage.engine.embedded_buffer import (
     keeping_min,
 )
 from backend.storage.engine.embedded_env import INTERNAL_PREFIX
-from backend.storage.engine.embedded_snapshot import Snapshot, check_range
+from backend.storage.engine.embedded_snapshot import (
+    Snapshot,
+    check_range,
+    check_read_key,
+)
 from backend.storage.engine.embedded_watch import EmbeddedVersionstamp, EmbeddedWatch
 
 _MUTATION_OVERHEAD: Final = 36
@@ -60,13 +64,14 @@ class EmbeddedReadTransaction(ReadTransaction):
 
     @override
     def get(self, key: bytes, *, snapshot: bool = False) -> bytes | None:
+        check_read_key(key)
         return self.snapshot.get(key)
 
     @override
     def get_many(
         self, keys: Sequence[bytes], *, snapshot: bool = False
     ) -> list[bytes | None]:
-        return [self.snapshot.get(key) for key in keys]
+        return [self.get(key) for key in keys]
 
     @override
     def get_range(
@@ -130,6 +135,7 @@ class EmbeddedTransaction(Transaction):
 
     @override
     def get(self, key: bytes, *, snapshot: bool = False) -> bytes | None:
+        check_read_key(key)
         entry = self.buffer.find(key)
         if entry is UNKNOWN or isinstance(entry, Pending):
             if not snapshot:

@@ -11,7 +11,6 @@ from typing_extensions import override
 
 from backend.errors import StoreError
 from backend.storage.engine.base import Versionstamp, Watch
-from backend.storage.engine.embedded_env import Environment
 
 _POLL_S: Final = 0.02
 """How late a change by another process may be seen; one look costs about 1 µs."""
@@ -43,12 +42,24 @@ class EmbeddedWatch(Watch):
 
     def __init__(
         self,
-        environment: Environment,
+        *,
+        changed: threading.Condition,
+        last_commit: Callable[[], int],
         read: Callable[[bytes], bytes | None],
         key: bytes,
         value: bytes | None,
     ) -> None:
-        self._environment = environment
+        """Watch `key`, which has `value`.
+
+        Args:
+            changed: Notified after each commit of this process.
+            last_commit: Returns the number of the last commit of any process.
+            read: Returns the present value of a key.
+            key: The key.
+            value: What it must differ from.
+        """
+        self._changed = changed
+        self._last_commit = last_commit
         self._read = read
         self._key = key
         self._value = value
@@ -79,17 +90,18 @@ class EmbeddedWatch(Watch):
             rest_s = deadline_s - time.monotonic()
             if rest_s <= 0:
                 return False
-            with self._environment.changed:
-                self._environment.changed.wait(min(rest_s, _POLL_S))
+            with self._changed:
+                self._changed.wait(min(rest_s, _POLL_S))
         return False
 
     @override
     def cancel(self) -> None:
         self._cancelled.set()
-        self._environment.notify()
+        with self._changed:
+            self._changed.notify_all()
 
     def _has_changed(self) -> bool:
-        last = self._environment.last_commit()
+        last = self._last_commit()
         if last == self._seen:
             return False
         self._seen = last

@@ -42,6 +42,16 @@ def test_a_closed_engine_refuses_everything(engine):
             use()
 
 
+def test_closing_one_engine_ends_its_watches_only(subject):
+    one, two = subject.open(), subject.open()
+    watches = [engine.transact(lambda tr: tr.watch(b"k")) for engine in (one, two)]
+    one.close()
+    with pytest.raises(StoreClosedError):
+        watches[0].wait(timeout_s=30)
+    two.transact(lambda tr: tr.set(b"k", b"v"))
+    assert watches[1].wait(timeout_s=30) is True
+
+
 def test_a_transaction_is_of_no_use_after_its_end(engine):
     kept = []
     engine.transact(kept.append)

@@ -143,6 +143,16 @@ def test_keys_outside_the_key_space_are_refused(engine, key):
             engine.transact(write)
 
 
+@pytest.mark.parametrize("key", [b"\xff", b"\xffcommits"])
+def test_what_lies_outside_the_key_space_cannot_be_read(engine, key):
+    engine.transact(lambda tr: tr.set_versionstamped_key(b"k", b"", b""))
+    for run in (engine.read, engine.transact):
+        for read in (lambda tr: tr.get(key), lambda tr: tr.get_many([b"a", key])):
+            with pytest.raises(KeyOutsideRangeError):
+                run(read)
+        assert run(lambda tr: tr.get(b"")) is None
+
+
 def test_ranges_outside_the_key_space_are_refused(engine):
     for use in (
         lambda tr: tr.get_range(b"a", b"\xff\x01"),
