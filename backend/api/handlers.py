@@ -23,7 +23,7 @@ from django.http import Http404, HttpRequest, JsonResponse
 from rest_framework import exceptions
 from rest_framework.response import Response
 
-from backend.errors import MatyanError, QuerySyntaxError
+from backend.errors import InvalidInputError, MatyanError, QuerySyntaxError
 
 logger = logging.getLogger(__name__)
 
@@ -92,9 +92,18 @@ def _matyan_response(error: MatyanError, context: dict[str, Any]) -> Response:
     if error.http_status >= 500:
         logger.error("api.refused", extra=_place(context), exc_info=error)
     body = error_body(
-        error.code, error.message, detail=str(error), fields=_plain(error.fields)
+        error.code, _message(error), detail=str(error), fields=_plain(error.fields)
     )
     return Response(body, status=error.http_status)
+
+
+def _message(error: MatyanError) -> str:
+    """Return what a person should read first: of bad input, what is wrong with it."""
+    reason = error.fields.get("reason")
+    if not isinstance(error, InvalidInputError) or not reason:
+        return error.message
+    field = error.fields.get("field")
+    return f"{field}: {reason}" if field else str(reason)
 
 
 def _syntax_body(error: QuerySyntaxError) -> dict[str, Any]:

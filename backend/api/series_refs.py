@@ -38,7 +38,7 @@ def find_series(
     loose = {_loose(one.name, one.context): one for one in reversed(stored)}
     strict = {(one.name, one.context_text): one for one in stored}
     return [
-        strict.get((name, _canonical(context))) or loose.get(_loose(name, context))
+        strict.get((name, canonical_text(context))) or loose.get(_loose(name, context))
         for name, context in names
     ]
 
@@ -53,12 +53,13 @@ def _find_exact(
 ) -> list[Series | None]:
     if len(names) > _FEW:
         return [None]
-    refs = [SeriesRef(kind, name, _canonical(context)) for name, context in names]
+    refs = [SeriesRef(kind, name, canonical_text(context)) for name, context in names]
     found = store.series.find_many(tr, run_number, refs)
     return [found.get(ref) for ref in refs]
 
 
-def _canonical(context: Mapping[str, Any] | None) -> str:
+def canonical_text(context: Mapping[str, Any] | None) -> str:
+    """Return the text a stored context of this meaning has, "" if it can have none."""
     try:
         return canonical_context(context)
     except (ValueError, TypeError):

@@ -66,11 +66,18 @@ class Progress:
 
     def __init__(self, *, wanted: bool) -> None:
         self._wanted = wanted
+        self._has_begun = False
         self._number = 0
         self._sent_s = 0.0
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether the first frame has been made, wanted or not."""
+        return self._has_begun
+
     def frame(self, checked: int, total: int) -> bytes:
         """Return the next frame."""
+        self._has_begun = True
         if not self._wanted:
             return b""
         number, self._number = self._number, self._number + 1

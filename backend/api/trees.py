@@ -150,7 +150,9 @@ _TIMESTAMPS: Final = encode_key("timestamps")
 _X_VALUES: Final = encode_key("x_axis_values")
 _X_ITERS: Final = encode_key("x_axis_iters")
 _TRACES: Final = encode_key("traces")
-_NO_POINTS: Final = np.empty(0, dtype="<f8")
+_NO_INTS: Final = np.empty(0, dtype=np.int64)
+_NO_FLOATS: Final = np.empty(0, dtype=np.float64)
+_EMPTY: Final = Points(_NO_INTS, _NO_FLOATS, _NO_INTS, _NO_FLOATS)
 
 
 def array_flag(path: bytes) -> bytes:
@@ -158,29 +160,22 @@ def array_flag(path: bytes) -> bytes:
     return len(path).to_bytes(4, "little") + path + _ARRAY_FLAG
 
 
-def metric_run_frame(
-    run: Run, head: dict[str, Any], traces: Iterable[bytes | bytearray]
-) -> bytes:
-    """Return a run of a metric search: `head` (params, props), then its traces.
-
-    Args:
-        run: The run.
-        head: Everything but the traces.
-        traces: Each from `metric_trace`, in order, for the path of `trace_path`.
-    """
-    path = encode_key(run.run_id)
-    return b"".join(
-        (encode_tree(head, prefix=path), array_flag(path + _TRACES), *traces)
-    )
+def traces_path(run: Run) -> bytes:
+    """Return the path of the run's traces in a metric search."""
+    return encode_key(run.run_id) + _TRACES
 
 
 def trace_path(run: Run, index: int) -> bytes:
     """Return the path of the run's `index`-th trace in a metric search."""
-    return encode_key(run.run_id) + _TRACES + encode_key(index)
+    return traces_path(run) + encode_key(index)
 
 
-def metric_trace(path: bytes, run: Run, series: Series, points: Points) -> bytes:
-    """Return one trace of a metric search; its arrays are of equal length."""
+def metric_trace(path: bytes, run: Run, series: Series, points: Points | None) -> bytes:
+    """Return one trace of a metric search; its arrays are of equal length.
+
+    They are empty when `points` is None: the run is being deleted meanwhile.
+    """
+    points = points or _EMPTY
     last_step = series.summary.last_step if series.summary else 0
     head = {
         "name": series.name,
@@ -202,11 +197,10 @@ def metric_trace(path: bytes, run: Run, series: Series, points: Points) -> bytes
 
 def x_axis_columns(path: bytes, points: Points | None) -> bytes:
     """Return the x axis of the trace at `path`; empty arrays when there is none."""
-    values = _NO_POINTS if points is None else points.values
-    steps = _NO_POINTS if points is None else points.steps
+    points = points or _EMPTY
     return encode_float64s(
-        path + _X_VALUES, len(values), _blob(values)
-    ) + encode_float64s(path + _X_ITERS, len(steps), _blob(steps))
+        path + _X_VALUES, len(points), _blob(points.values)
+    ) + encode_float64s(path + _X_ITERS, len(points), _blob(points.steps))
 
 
 def _blob(column: npt.NDArray[Any]) -> bytes:

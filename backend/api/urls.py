@@ -24,6 +24,7 @@ from backend.api.viewsets.metrics import MetricBatchViewSet
 from backend.api.viewsets.notes import ExperimentNoteViewSet, RunNoteViewSet
 from backend.api.viewsets.projects import ProjectViewSet
 from backend.api.viewsets.run_logs import RunLogViewSet
+from backend.api.viewsets.run_search import RunSearchViewSet
 from backend.api.viewsets.runs import RunBatchViewSet, RunViewSet
 from backend.api.viewsets.service import HealthViewSet, VersionViewSet
 from backend.api.viewsets.tags import TagViewSet
@@ -40,6 +41,7 @@ class OptionalSlashRouter(DefaultRouter):
 
 
 router = OptionalSlashRouter()
+router.register("runs", RunSearchViewSet, basename="run-search")
 router.register("runs", RunBatchViewSet, basename="run-batch")
 router.register(r"runs/(?P<owner_id>[^/]+)/note", RunNoteViewSet, basename="run-note")
 router.register("runs", MetricBatchViewSet, basename="run-metric")

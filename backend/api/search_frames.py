@@ -1,0 +1,197 @@
+"""Searches as frames: each `next` is one bounded piece of work and one chunk of bytes.
+
+Every response is, unless progress is unwanted: `[0, total]` at once, then runs, each
+followed by `[checked, total]`, heartbeats while nothing matches, and `[0, 0]`.
+
+Points are read in groups of about `GROUP_SERIES` series: several small runs share a
+transaction, and a run with very many series is sent in several chunks.
+
+Design note: docs/subsystems/api.md#streams
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from backend.api.streaming import Progress
+from backend.api.trees import (
+    array_flag,
+    metric_overview,
+    metric_state,
+    metric_trace,
+    params_tree,
+    props_tree,
+    trace_path,
+    traces_path,
+    x_axis_columns,
+)
+from backend.domain.series import Points, Series
+from backend.services.search import RunMatch, SearchStep
+from backend.storage.engine.base import ReadTransaction
+from backend.storage.factory import Store
+from matyan_wire.batch import METRIC, SeriesRef
+from matyan_wire.tree_stream import encode_tree
+
+GROUP_SERIES: Final = 400
+"""Series whose points are read in one transaction, about."""
+
+
+def run_frames(
+    steps: Iterator[SearchStep],
+    progress: Progress,
+    *,
+    skip_system: bool,
+) -> Iterator[bytes]:
+    """Yield a run search: attributes, metrics with their aggregates, properties."""
+    for step in steps:
+        frames = [_opening(step, progress)]
+        for match in step.matches:
+            tree = {
+                "params": params_tree(match.attributes, skip_system=skip_system),
+                "traces": {"metric": [metric_overview(one) for one in match.series]},
+                "props": _props(match),
+            }
+            frames.append(encode_tree({match.run.run_id: tree}))
+            frames.append(progress.frame(step.checked, step.total))
+        yield b"".join(frames)
+    yield progress.frame(0, 0)
+
+
+def active_frames(steps: Iterator[SearchStep], progress: Progress) -> Iterator[bytes]:
+    """Yield the active runs: metrics with their last point, properties."""
+    for step in steps:
+        frames = [_opening(step, progress)]
+        for match in step.matches:
+            tree = {
+                "traces": {"metric": [metric_state(one) for one in match.series]},
+                "props": _props(match),
+            }
+            frames.append(encode_tree({match.run.run_id: tree}))
+            frames.append(progress.frame(step.checked, step.total))
+        yield b"".join(frames)
+    yield progress.frame(0, 0)
+
+
+def _opening(step: SearchStep, progress: Progress) -> bytes:
+    """Return the first frame, or a heartbeat when a step has found nothing."""
+    if not progress.has_begun:
+        return progress.frame(step.checked, step.total)
+    return b"" if step.matches else progress.heartbeat(step.checked, step.total)
+
+
+def _props(match: RunMatch) -> dict[str, Any]:
+    return props_tree(match.run, experiment=match.experiment, tags=match.tags)
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSearch:
+    """What a metric search was asked for.
+
+    Attributes:
+        store: Where the points are.
+        max_points: Most points of a trace.
+        x_axis: Name of the metric to send along, "" for none.
+        skip_system: Whether to leave out the attributes about the system.
+    """
+
+    store: Store
+    max_points: int
+    x_axis: str
+    skip_system: bool
+
+    def frames(
+        self, steps: Iterator[SearchStep], progress: Progress
+    ) -> Iterator[bytes]:
+        """Yield a metric search: attributes, sampled points, properties."""
+        for step in steps:
+            yield _opening(step, progress)
+            for group in _groups(step.matches):
+                frames: list[bytes] = []
+                points = self._read(group)
+                for part in group:
+                    frames += self._encode(part, points[part.match.run.number])
+                    if part.is_last:
+                        frames.append(progress.frame(step.checked, step.total))
+                yield b"".join(frames)
+        yield progress.frame(0, 0)
+
+    def _read(self, group: Sequence[_Part]) -> dict[int, _Read]:
+        def read(tr: ReadTransaction) -> dict[int, _Read]:
+            return {part.match.run.number: self._read_part(tr, part) for part in group}
+
+        return self.store.engine.read(read)
+
+    def _read_part(self, tr: ReadTransaction, part: _Part) -> _Read:
+        run_number = part.match.run.number
+        axes = self._find_axes(tr, run_number, part.series) if self.x_axis else {}
+        numbers = {one.number for one in part.series}
+        numbers.update(one.number for one in axes.values())
+        points = self.store.series.sample_points(
+            tr, run_number, sorted(numbers), max_points=self.max_points
+        )
+        return _Read(points, axes)
+
+    def _find_axes(
+        self, tr: ReadTransaction, run_number: int, series: Sequence[Series]
+    ) -> dict[str, Series]:
+        contexts = {one.context_text for one in series}
+        refs = [SeriesRef(METRIC, self.x_axis, text) for text in sorted(contexts)]
+        found = self.store.series.find_many(tr, run_number, refs)
+        return {ref.context: one for ref, one in found.items()}
+
+    def _encode(self, part: _Part, read: _Read) -> Iterator[bytes]:
+        run = part.match.run
+        if part.first == 0:
+            head = {
+                "params": params_tree(
+                    part.match.attributes, skip_system=self.skip_system
+                ),
+                "props": _props(part.match),
+            }
+            yield encode_tree({run.run_id: head})
+            yield array_flag(traces_path(run))
+        for index, series in enumerate(part.series, start=part.first):
+            path = trace_path(run, index)
+            yield metric_trace(path, run, series, read.points.get(series.number))
+            if self.x_axis:
+                axis = read.axes.get(series.context_text)
+                yield x_axis_columns(
+                    path, read.points.get(axis.number) if axis else None
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    points: dict[int, Points]
+    axes: dict[str, Series]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Some of a run's traces: all of them, unless it has very many."""
+
+    match: RunMatch
+    first: int
+    series: Sequence[Series]
+
+    @property
+    def is_last(self) -> bool:
+        return self.first + len(self.series) == len(self.match.series)
+
+
+def _groups(matches: Sequence[RunMatch]) -> Iterator[list[_Part]]:
+    """Yield the matches cut and joined into groups of about `GROUP_SERIES` series."""
+    group: list[_Part] = []
+    size = 0
+    for match in matches:
+        for first in range(0, max(1, len(match.series)), GROUP_SERIES):
+            series = match.series[first : first + GROUP_SERIES]
+            if size + len(series) > GROUP_SERIES and group:
+                yield group
+                group, size = [], 0
+            group.append(_Part(match, first, series))
+            size += len(series)
+    if group:
+        yield group
