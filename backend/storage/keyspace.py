@@ -5,8 +5,8 @@ later), `Subspace`, then what the subspace's functions below name. The functions
 the bytes by hand because keys are packed in loops of 10,000; they are byte-identical to
 `tuples.pack` (golden bytes and a property test in tests/contract/test_keyspace.py).
 
-Limits: every key is under 400 bytes. User text never enters a key without a bound: names
-are hashed (`hash16`), ids are at most 128 characters (`MAX_ID_BYTES`).
+Limits: every key is under 400 bytes. User text never enters a key without a bound:
+names are hashed (`hash16`), ids are at most 128 characters (`MAX_ID_BYTES`).
 
 Ranges are (begin, end) pairs, `end` excluded. `run_no` ascends with creation, so a span
 of runs is one range of each per-run subspace.
@@ -214,12 +214,9 @@ def unpack_outbox(key: bytes) -> int:
 
 
 def pack_document(collection: str, document_id: str, part: int) -> bytes:
-    """Return the key of one part of a document: a dashboard, a report, an app's state."""
+    """Return the key of one part of a document: a dashboard, a report, an app."""
     return (
-        _PREFIX[Subspace.DOCUMENT]
-        + _id(collection)
-        + _id(document_id)
-        + pack_int(part)
+        _PREFIX[Subspace.DOCUMENT] + _id(collection) + _id(document_id) + pack_int(part)
     )
 
 
@@ -414,7 +411,7 @@ def unpack_chunk_summary(key: bytes) -> tuple[int, int, int]:
 def series_span(
     subspace: Subspace, run_no: int, first_series: int, last_series: int
 ) -> Range:
-    """Return the keys of series first to last, both included, in a per-series subspace."""
+    """Return the keys of series first to last, both included, in `subspace`."""
     prefix = run_prefix(subspace, run_no)
     return prefix + pack_int(first_series), prefix + pack_int(last_series) + b"\xff"
 

@@ -100,7 +100,7 @@ def payload_lengths(payloads: Sequence[bytes]) -> Int64s:
 
 def _decompress(packed: bytes, lengths: Int64s, key: bytes) -> list[bytes]:
     try:
-        joined = _zstd.decompressor.decompress(packed)
+        joined = _zstd.decompressor.decompress(packed, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise corrupt(key, "payloads do not decompress") from error
     ends = np.cumsum(lengths).tolist()

@@ -156,9 +156,7 @@ class CrashingEngine(Engine):
         raise StoreUnavailableError(reason="crashed")
 
     @override
-    def read(
-        self, fn: Callable[[ReadTransaction], T], *, timeout_s: float = 30.0
-    ) -> T:
+    def read(self, fn: Callable[[ReadTransaction], T], *, timeout_s: float = 30.0) -> T:
         return self._inner.read(fn, timeout_s=timeout_s)
 
     @override
@@ -214,10 +212,10 @@ class Scenario:
         result = apply_records(self.store, self.log.records[first : self.applied])
         assert (result.applied, result.points) == (0, 0)
 
-    def seal(self, final: bool) -> None:  # noqa: FBT001 - an action's argument
+    def seal(self, final: object = True) -> None:
         run = self.store.engine.read(lambda tr: self.store.runs.find(tr, "run"))
         if run is not None:
-            self.store.series.seal(self.store.engine, run.number, final=final)
+            self.store.series.seal(self.store.engine, run.number, final=bool(final))
 
     def check(self) -> None:
         self.apply()
@@ -230,7 +228,7 @@ def play(store: Store, chosen: list[tuple[str, Any]], *, with_positions: bool) -
     for name, argument in chosen:
         getattr(scenario, name)(argument)
     scenario.check()
-    scenario.seal(True)
+    scenario.seal()
     scenario.check()
 
 
@@ -247,7 +245,7 @@ def temporary_store(faults: FaultInjector | None = None) -> Any:
 @settings(max_examples=60)
 @given(chosen=actions, with_positions=st.booleans())
 def test_store_equals_model(
-    chosen: list[tuple[str, Any]], with_positions: bool
+    *, chosen: list[tuple[str, Any]], with_positions: bool
 ) -> None:
     with temporary_store() as store:
         play(store, chosen, with_positions=with_positions)
@@ -257,7 +255,7 @@ def test_store_equals_model(
 @settings(max_examples=25)
 @given(chosen=actions, with_positions=st.booleans(), seed=st.integers(0, 1000))
 def test_store_equals_model_when_commits_fail(
-    chosen: list[tuple[str, Any]], with_positions: bool, seed: int
+    *, chosen: list[tuple[str, Any]], with_positions: bool, seed: int
 ) -> None:
     faults = FaultInjector(
         conflict=0.1, unknown_applied=0.15, unknown_lost=0.1, seed=seed
@@ -274,7 +272,10 @@ def test_store_equals_model_when_commits_fail(
     with_positions=st.booleans(),
 )
 def test_what_a_crash_interrupts_is_completed_by_delivering_again(
-    sent: list[list[Point]], after: list[tuple[int, bool]], with_positions: bool
+    *,
+    sent: list[list[Point]],
+    after: list[tuple[int, bool]],
+    with_positions: bool,
 ) -> None:
     with temporary_store() as store:
         scenario = Scenario(store, with_positions=with_positions)
@@ -286,7 +287,7 @@ def test_what_a_crash_interrupts_is_completed_by_delivering_again(
                 apply_records(Store(crashing), scenario.log.records)
                 _seal_crashing(store, crashing)
         scenario.check()
-        scenario.seal(True)
+        scenario.seal()
         scenario.check()
 
 
@@ -318,7 +319,7 @@ def test_ranges_and_samples_agree_with_the_model(
             scenario.send(batch)
             scenario.apply()
             if seal:
-                scenario.seal(False)
+                scenario.seal(final=False)
         run = store.engine.read(lambda tr: store.runs.get(tr, "run"))
         refs = [ref for ref in scenario.model.series if ref.kind == "metric"]
         found = store.engine.read(
