@@ -1,0 +1,128 @@
+"""Queries meant to hang, to exhaust memory, or to reach what they must not."""
+
+from __future__ import annotations
+
+import pytest
+
+from backend.domain.runs import Run
+from backend.storage.query import budget
+from backend.storage.query.parser import Query, compile_query
+from backend.storage.query.proxies import RunView
+
+LONG = "x" * 1_000_000
+
+
+def view() -> RunView:
+    return RunView(Run(1, "h", "n", "", 0), attributes={"text": LONG})
+
+
+def nested_zip(levels: int) -> str:
+    loops = " ".join(f"for p{i + 1} in zip([p{i}], [p{i}])" for i in range(levels))
+    return f"[str(p{levels}) for p0 in [1] {loops}]"
+
+
+CUT_OFF = [
+    "10 ** 10 ** 9",
+    "pow(10, 10 ** 6)",
+    "2 ** (2 ** 20) > 1",
+    "1 << 10 ** 9",
+    "(x := 10 ** 1000) * x * x",
+    '"a" * 10 ** 9',
+    "10 ** 9 * [0]",
+    "(0,) * 10 ** 9",
+    "range(10 ** 9)",
+    "bytes(10 ** 9)",
+    '"a".zfill(10 ** 9)',
+    '"a".center(10 ** 9)',
+    '"%1000000000d" % 1',
+    '"%*d" % (1000000000, 1)',
+    'f"{1:1000000000}"',
+    'f"{1:{10 ** 8}}"',
+    "round(5, -10 ** 9)",
+    "math.factorial(10 ** 7)",
+    "math.perm(10 ** 6)",
+    "[0 for a in range(999) for b in range(999)]",
+    "sum(1 for a in range(999) for b in range(999) for c in range(999))",
+    "any(False for a in range(999) for b in range(999))",
+    "1 in (0 for a in range(999) for b in range(999))",
+    "(lambda f: f(f))(lambda f: f(f))",
+    "(lambda f: [f(f) for x in range(900)])(lambda f: [f(f) for x in range(900)])",
+    "[run.text + str(i) for i in range(999)]",
+    "[run.text.replace('x', 'yy') for i in range(999)]",
+    "['y' in run.text for i in range(999)]",
+    "[[i] * 999 for i in range(999)]",
+    "{i: list(range(999)) for i in range(999)}",
+    nested_zip(40),
+    " or ".join(
+        ["(a0 := [1]) == 0"] + [f"(a{i + 1} := [a{i}, a{i}]) == 0" for i in range(40)]
+    ),
+    "(a := [1, 2]) and [(a := a + a) for i in range(60)]",
+    "(a := 'ab') and [(a := a + a) for i in range(60)]",
+]
+
+
+@pytest.mark.parametrize("text", CUT_OFF)
+def test_costly_query_is_cut_off_and_matches_nothing(text: str) -> None:
+    query = compile_query(text)
+    assert not query.matches(view())
+    assert query.cut_off == 1
+
+
+OUT_OF_REACH = [
+    "run.hash.format(run)",
+    "'{0.run}'.format(run)",
+    "'{r.run}'.format_map({'r': run})",
+    "run.run.run_id == 'h'",
+    "run.attributes == run.text",
+    "str.format('{0}', 1)",
+    "(lambda: 0).func_globals",
+    "[].append(1) == None",
+    "eval('1')",
+    "compile('1', '', 'eval')",
+    "open('x')",
+    "vars(run)",
+    "dir(run)",
+    "globals()",
+    "type(1)",
+    "object()",
+    "getattr(run, 'hash')",
+    "(x for x in [1]).gi_frame",
+    "datetime.max.year",
+    "run.created_at.hex()",
+    "ValueError('x').args",
+]
+
+
+@pytest.mark.parametrize("text", OUT_OF_REACH)
+def test_what_is_not_listed_cannot_be_reached(text: str) -> None:
+    assert not compile_query(text).matches(view())
+
+
+def exhaust(query: Query, times: int) -> None:
+    for _ in range(times):
+        query.matches(view())
+
+
+def test_query_cut_off_too_often_is_given_up() -> None:
+    query = compile_query("run.hash == 'h' or 10 ** 10 ** 9")
+    assert query.matches(view())
+    hostile = RunView(Run(2, "other", "n", "", 0))
+    for _ in range(budget.MAX_CUT_OFF_EVALUATIONS):
+        assert not query.matches(hostile)
+    assert query.exhausted
+    assert not query.matches(view())
+
+
+def test_query_that_costs_too_much_in_all_is_given_up() -> None:
+    query = compile_query("any([x == 900 for x in range(999)])")
+    query.steps_left = 5_000
+    assert query.matches(view())
+    exhaust(query, 10)
+    assert query.exhausted
+    assert not query.matches(view())
+
+
+def test_plain_predicates_cost_no_steps() -> None:
+    query = compile_query("run.hparams == None and run.created_at >= 0")
+    exhaust(query, 100)
+    assert query.steps_left == budget.MAX_QUERY_STEPS
