@@ -51,7 +51,7 @@ class Admission:
         run_id = find_run_id(scope["path"])
         refused = await self._refusal(scope, run_id)
         if refused is not None:
-            await _deny(scope, receive, send, *refused)
+            await deny(scope, receive, send, *refused)
             return
         inner = {**scope, "path": f"/api/v1/ws/runs/{run_id}", "root_path": ""}
         await self._application(inner, receive, send)
@@ -74,9 +74,10 @@ class Admission:
         return None
 
 
-async def _deny(
+async def deny(
     scope: Scope, receive: Receive, send: Send, status: HTTPStatus, reason: str
 ) -> None:
+    """Answer a handshake with `status` and a JSON body that tells `reason`."""
     metrics.REFUSED_HANDSHAKES.labels(str(int(status))).inc()
     await receive()  # the connect event
     if "websocket.http.response" not in (scope.get("extensions") or {}):

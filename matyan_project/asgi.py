@@ -5,19 +5,30 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
+from typing import Any
+
 from django.conf import settings
 from django.core.asgi import get_asgi_application
 
 from matyan_project import env
 
 env.use_settings("matyan_project.settings.dev")
+http = get_asgi_application()
 
-_http = get_asgi_application()
+# After get_asgi_application(): the gateway's modules need the app registry.
+from frontier import admission, routing  # noqa: E402
 
-if settings.MATYAN_ROLE == "backend":
-    application = _http
-else:
-    # After get_asgi_application(): the gateway's modules need the app registry.
-    from frontier.routing import application as gateway
+_NO_GATEWAY = "this server takes no runs; /api/v1/rest/version/ tells which one does"
 
-    application = gateway(_http)
+
+async def _http_only(scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] == "websocket":
+        await admission.deny(scope, receive, send, HTTPStatus.NOT_FOUND, _NO_GATEWAY)
+    else:
+        await http(scope, receive, send)
+
+
+application: Any = (
+    _http_only if settings.MATYAN_ROLE == "backend" else routing.application(http)
+)

@@ -55,7 +55,11 @@ class LocalServer:
         self.output = data_dir / "up.out"
         self.seconds_to_ready = 0.0
         self._options = options
-        self._environ = environ or {}
+        # A test run's own settings would give each process another data directory.
+        self._environ = {
+            "DJANGO_SETTINGS_MODULE": "matyan_project.settings.dev",
+            **(environ or {}),
+        }
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

@@ -109,6 +109,7 @@ def test_the_snippet_with_this_sdk_when_only_the_gateway_takes_runs(server):
 
 def _child_environ(server: LocalServer, role: str, port: int) -> dict[str, str]:
     return env.child_environ(
+        DJANGO_SETTINGS_MODULE="matyan_project.settings.dev",
         MATYAN_ROLE=role,
         MATYAN_DATA_DIR=str(server.data_dir),
         MATYAN_BACKEND_PORT=str(port),

@@ -20,7 +20,19 @@ from matyan_project.local_server import LocalServer
 
 pytestmark = pytest.mark.e2e
 
-MANAGE = [sys.executable, str(env.BASE_DIR / "manage.py")]
+
+def _manage(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of manage.py as a user would, not under the tests' settings."""
+    return subprocess.run(
+        [sys.executable, str(env.BASE_DIR / "manage.py"), *words],
+        env=env.child_environ(
+            DJANGO_SETTINGS_MODULE="matyan_project.settings.dev", **environ
+        ),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
 
 
 def _eventually(holds: Callable[[], bool], *, timeout_s: float = 20.0) -> bool:
@@ -74,13 +86,7 @@ def test_a_crashed_child_is_named_and_restarted(server):
 
 
 def test_a_second_up_on_the_same_directory_is_refused(server):
-    second = subprocess.run(
-        [*MANAGE, "up", f"--data-dir={server.data_dir}"],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    second = _manage("up", f"--data-dir={server.data_dir}")
     assert second.returncode == 1
     assert "is in use by another `manage.py up`" in second.stderr
     assert f"process {server.pid}" in second.stderr
@@ -90,13 +96,7 @@ def test_a_second_up_on_the_same_directory_is_refused(server):
 def test_a_port_in_use_is_refused(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        refused = subprocess.run(
-            [*MANAGE, "up", f"--data-dir={tmp_path}", f"--backend-port={port}"],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
+        refused = _manage("up", f"--data-dir={tmp_path}", f"--backend-port={port}")
     assert refused.returncode == 1
     assert f"Cannot listen on 127.0.0.1:{port}" in refused.stderr
     assert "--backend-port" in refused.stderr
@@ -104,26 +104,16 @@ def test_a_port_in_use_is_refused(tmp_path):
 
 @pytest.mark.parametrize("port", ["0", "70000", "http"])
 def test_a_bad_port_is_a_usage_error(port):
-    refused = subprocess.run(
-        [*MANAGE, "up", f"--backend-port={port}"],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    refused = _manage("up", f"--backend-port={port}")
     assert refused.returncode == 2
     assert "--backend-port" in refused.stderr
 
 
 def test_data_of_a_newer_format_is_refused_and_kept(server):
     server.stop()
+    raised = _manage("shell", "-c", _RAISE_FORMAT, MATYAN_DATA_DIR=str(server.data_dir))
+    assert raised.returncode == 0
     stored = _sizes(server.data_dir / "store")
-    subprocess.run(
-        [*MANAGE, "shell", "-c", _RAISE_FORMAT],
-        env=env.child_environ(MATYAN_DATA_DIR=str(server.data_dir)),
-        check=True,
-        timeout=30,
-    )
     with pytest.raises(RuntimeError, match="newer or unknown version"):
         LocalServer(server.data_dir).start(timeout_s=8)
     assert _sizes(server.data_dir / "store") == stored
