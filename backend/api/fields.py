@@ -121,7 +121,7 @@ def raw_query(query_string: str, known: frozenset[str]) -> str:
     start = stop = starts[0]
     while stop + 1 < len(parts) and parts[stop + 1].split("=", 1)[0] not in known:
         stop += 1
-    return unquote_plus("&".join(parts[start : stop + 1])[2:])
+    return unquote_plus("&".join(parts[start : stop + 1])[2:].rstrip("&"))
 
 
 def tz_offset_min(request: Request) -> int:
