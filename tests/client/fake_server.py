@@ -5,7 +5,9 @@ It keeps what it acknowledged the way the store does: a position is applied once
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import socket
 import threading
 import time
@@ -16,13 +18,13 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import zstandard
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.sync.server import Server, ServerConnection, serve
 
 from matyan_wire.batch import Batch, SeriesRef, decode_batch, decode_payload
+from matyan_wire.frames import decode_frame
 
 Point = tuple[str, str, int, float, int, float]
 
@@ -88,6 +90,7 @@ class FakeServer:
             compression=None,
             ping_interval=None,
             close_timeout=0.2,
+            logger=logging.Logger("fake", logging.CRITICAL),
         )
         self._thread = threading.Thread(
             target=self._server.serve_forever, name="fake-server", daemon=True
@@ -133,22 +136,16 @@ class FakeServer:
 
     def _handle(self, connection: ServerConnection) -> None:
         self._open.add(connection)
-        try:
+        with contextlib.suppress(ConnectionClosed, OSError):
             for message in connection:
                 if isinstance(message, str):
                     self._json(connection, message)
                 elif not self._binary(connection, message):
-                    return
-        except ConnectionClosed:
-            pass
-        finally:
-            self._open.discard(connection)
+                    break
+        self._open.discard(connection)
 
     def _binary(self, connection: ServerConnection, message: bytes) -> bool:
-        body = message[1:]
-        if message[0] == 1:
-            body = zstandard.ZstdDecompressor().decompress(body)
-        batch = decode_batch(body)
+        batch = decode_batch(decode_frame(message))
         with self._lock:
             self.received.frames += 1
             answer = self.policy(self.received.frames, batch)
@@ -258,10 +255,8 @@ def answer_json(body: Any, *, status: int = 200) -> Response:
 
 
 def cut(connection: ServerConnection) -> None:
-    try:
+    with contextlib.suppress(OSError):
         connection.socket.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass
 
 
 def free_port() -> int:

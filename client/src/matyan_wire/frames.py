@@ -74,15 +74,15 @@ def content_bytes(frame: bytes) -> int:
     raise FrameError(msg)
 
 
-def decode_frame(frame: bytes) -> bytes:
-    """Return the encoded batch in `frame`.
+def decode_frame(frame: bytes) -> bytes | memoryview:
+    """Return the encoded batch in `frame`, without copying what is not compressed.
 
     Raises:
         FrameError: As `content_bytes`, or if the zstd frame is damaged.
     """
     size = content_bytes(frame)
     if frame[0] == PLAIN:
-        return frame[1:]
+        return memoryview(frame)[1:]
     import zstandard  # noqa: PLC0415
 
     try:

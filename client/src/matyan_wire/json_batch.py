@@ -4,8 +4,8 @@ A frame whose every item is in the strict form is decoded by msgspec in one call
 other frame is taken item by item: strict first, then through `json_lax`. Every item
 that can be used is; the others are named. A frame which is not JSON is refused whole.
 
-Large frames go item by item from the start, so that the decoded form of all items never
-exists at once: memory stays near the size of the frame plus that of the batch.
+Large frames are decoded in pieces, so that the decoded form of all items never exists
+at once: memory stays near the size of the frame plus that of the batch.
 
 Design note: docs/subsystems/wire.md#json-protocol
 """
@@ -26,12 +26,9 @@ from matyan_wire import json_lax, limits
 from matyan_wire import json_messages as messages
 from matyan_wire.batch_builder import BatchBuilder
 from matyan_wire.contexts import EMPTY_CONTEXT, canonical_context
-from matyan_wire.json_frame import STRICT_FAILURES, as_array, iter_items
+from matyan_wire.json_frame import STRICT_FAILURES, as_array, iter_arrays, iter_items
 from matyan_wire.json_lax import ItemError, LaxMetric
 from matyan_wire.payloads import encodable_text, encode_bounded
-
-WHOLE_FRAME_BYTES: Final = 2 * 1024 * 1024
-"""Frames above this are taken item by item."""
 
 MAX_NAMED_ITEMS: Final = 20
 """Bad items named one by one; the rest is counted."""
@@ -112,16 +109,14 @@ def decode_json_frame(
         FrameSyntaxError: If the frame is not JSON.
     """
     columnizer = _Columnizer(run_id=run_id, sent_us=sent_us)
-    if len(frame) <= WHOLE_FRAME_BYTES:
+    for array in iter_arrays(frame):
         try:
-            decoded = _frame_decoder.decode(as_array(frame))
+            decoded = _frame_decoder.decode(as_array(array))
         except STRICT_FAILURES:
-            pass
+            for item in iter_items(array):
+                columnizer.take(item)
         else:
             columnizer.take_strict(decoded)
-            return columnizer.finish()
-    for item in iter_items(frame):
-        columnizer.take(item)
     return columnizer.finish()
 
 
@@ -152,8 +147,9 @@ class _Columnizer:
     def take_strict(self, decoded: Iterable[messages.Message]) -> None:
         """Add messages in the strict form."""
         add_point, add = self._add_point, self._add
-        index = points = 0
-        for index, message in enumerate(decoded, start=1):
+        first = self._frame.items
+        index, points = first, 0
+        for index, message in enumerate(decoded, start=first + 1):
             try:
                 if message.__class__ is LogMetric:
                     add_point(message)

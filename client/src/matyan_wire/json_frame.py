@@ -26,6 +26,10 @@ Item = Callable[[], messages.Message | LaxMetric]
 MAX_BRACKETS: Final = 1_000_000
 """Brackets read to find the end of an item that nests too deeply to be decoded."""
 
+ARRAY_BYTES: Final = 1024 * 1024
+"""Frames above this are decoded in pieces: all messages of a frame at once would take
+several times its size."""
+
 STRICT_FAILURES: Final = (msgspec.DecodeError, RecursionError, UnicodeError)
 """What a strict decoder raises at input which another decoder may accept."""
 
@@ -40,6 +44,32 @@ class FrameSyntaxError(ValueError):
 def as_array(frame: bytes) -> bytes:
     """Return the frame, put in brackets when it is an object."""
     return b"[%b]" % frame if frame.lstrip()[:1] == b"{" else frame
+
+
+def iter_arrays(frame: bytes) -> Iterator[bytes]:
+    """Yield the items of a large frame in arrays of about `ARRAY_BYTES`.
+
+    A cut after an object is right exactly when what is before it is JSON: the rest of
+    the frame cannot change how its beginning reads. Where the beginning is not JSON to
+    the strict decoder, the rest is yielded as it is.
+    """
+    start = _skip_space_bytes(frame)
+    if frame[start : start + 1] != b"[":
+        yield frame
+        return
+    start += 1
+    while len(frame) - start > ARRAY_BYTES:
+        cut = _CUT.search(frame, start + ARRAY_BYTES)
+        if cut is None:
+            break
+        array = b"[%b]" % memoryview(frame)[start : cut.start() + 1]
+        try:
+            _raw_decoder.decode(array)
+        except STRICT_FAILURES:
+            break
+        yield array
+        start = cut.end() - 1
+    yield b"[%b" % memoryview(frame)[start:]
 
 
 def iter_items(frame: bytes) -> Iterator[Item]:
@@ -117,8 +147,15 @@ def _refuse_nesting() -> messages.Message:
     raise ItemError(field="", reason="nests too deeply")
 
 
+_CUT: Final = re.compile(rb"\}[ \t\n\r]*,[ \t\n\r]*\{")
+_SPACE_BYTES: Final = re.compile(rb"[ \t\n\r]*")
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
 _BRACKET: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
+
+
+def _skip_space_bytes(frame: bytes) -> int:
+    match = _SPACE_BYTES.match(frame)
+    return match.end() if match else 0
 
 
 def _skip_space(text: str, position: int) -> int:

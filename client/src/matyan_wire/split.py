@@ -48,7 +48,7 @@ class Split:
 def split_batch(
     batch: wire.Batch,
     *,
-    encoded: bytes | None = None,
+    encoded: bytes | memoryview | None = None,
     max_bytes: int = limits.MAX_RECORD_BYTES,
 ) -> Split:
     """Return `batch` as encoded records of at most `max_bytes` each.
@@ -63,7 +63,7 @@ def split_batch(
     """
     encoded = wire.encode_batch(batch) if encoded is None else encoded
     if len(encoded) <= max_bytes:
-        return Split([encoded])
+        return Split([bytes(encoded)])
     position = batch.position
     if position is not None and (position.part or not position.last_part):
         msg = f"a part of {len(encoded)} bytes; the limit of a part is {max_bytes}"
@@ -138,23 +138,29 @@ class _Splitter:
         points = self._batch.points
         if points is None:
             return
-        rows = zip(
-            unpack_column("I", points.series),
-            unpack_column("q", points.steps),
-            unpack_column("d", points.values),
-            unpack_column("q", points.times_us),
-            _epochs(points.epochs, points.count),
-            strict=True,
-        )
-        for index, step, value, time_us, epoch in rows:
+        columns = _Columns(points)
+        # Usually all series fit into every part, and points can be cut by count.
+        naming = sum(map(self._series_bytes, range(len(self._batch.series))))
+        if naming <= self._max_bytes // 2:
+            rows = (self._max_bytes - HEADER_BYTES - naming) // _POINT_BYTES
+            for start in range(0, points.count, rows):
+                yield from self._make_room(rows * _POINT_BYTES + naming)
+                self._add_rows(columns, slice(start, start + rows))
+            return
+        for row, index in enumerate(columns.series):
             yield from self._make_room(_POINT_BYTES, index)
-            self._builder.add_point(
-                self._series(index),
-                step=step,
-                value=value,
-                time_us=time_us,
-                epoch=epoch,
-            )
+            self._add_rows(columns, slice(row, row + 1))
+
+    def _add_rows(self, columns: _Columns, rows: slice) -> None:
+        series = columns.series[rows]
+        own = {index: self._series(index) for index in sorted(set(series))}
+        self._builder.extend_points(
+            array("I", map(own.__getitem__, series)),
+            steps=columns.steps[rows],
+            values=columns.values[rows],
+            times_us=columns.times_us[rows],
+            epochs=columns.epochs[rows],
+        )
 
     def _object_parts(self) -> Iterator[wire.Batch]:
         objects = self._batch.objects
@@ -195,6 +201,15 @@ class _Splitter:
             own = self._builder.series_index(self._batch.series[index])
             self._indexes[index] = own
         return own
+
+
+class _Columns:
+    def __init__(self, points: wire.PointColumns) -> None:
+        self.series = unpack_column("I", points.series)
+        self.steps = unpack_column("q", points.steps)
+        self.values = unpack_column("d", points.values)
+        self.times_us = unpack_column("q", points.times_us)
+        self.epochs = _epochs(points.epochs, points.count)
 
 
 def _epochs(column: bytes, count: int) -> array[Any]:

@@ -139,7 +139,7 @@ def find_gateway(backend: BaseUrl) -> BaseUrl | None:
 
 
 def _open(address: BaseUrl, run_id: str) -> Channel:
-    connection: ClientConnection = connect(
+    opened = connect(
         address.websocket(run_id),
         subprotocols=[Subprotocol(SUBPROTOCOL)],
         compression=None,
@@ -150,6 +150,9 @@ def _open(address: BaseUrl, run_id: str) -> Channel:
         ping_timeout=PING_S,
         proxy=None if address.is_loopback else True,
     )
+    # Entered by hand, because the channel lives longer than a block; newer versions
+    # of websockets warn about a connection that is not entered at all.
+    connection: ClientConnection = opened.__enter__()  # noqa: PLC2801
     if connection.subprotocol == SUBPROTOCOL:
         return Channel(connection, BinaryCodec(compress=not address.is_loopback))
     return Channel(connection, JsonCodec())
