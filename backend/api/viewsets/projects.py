@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from drf_spectacular.helpers import forced_singular_serializer
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework.decorators import action
@@ -35,7 +36,7 @@ _PROJECT: Final = {
 class ProjectViewSet(StoreViewSet):
     """The one project of this server."""
 
-    @extend_schema(responses=ProjectSerializer)
+    @extend_schema(responses=forced_singular_serializer(ProjectSerializer))
     def list(self, request: Request) -> Response:
         """Return the project."""
         return Response(_PROJECT)
