@@ -212,7 +212,7 @@ class Scenario:
         result = apply_records(self.store, self.log.records[first : self.applied])
         assert (result.applied, result.points) == (0, 0)
 
-    def seal(self, final: object = True) -> None:
+    def seal(self, final: object) -> None:
         run = self.store.engine.read(lambda tr: self.store.runs.find(tr, "run"))
         if run is not None:
             self.store.series.seal(self.store.engine, run.number, final=bool(final))
@@ -228,7 +228,7 @@ def play(store: Store, chosen: list[tuple[str, Any]], *, with_positions: bool) -
     for name, argument in chosen:
         getattr(scenario, name)(argument)
     scenario.check()
-    scenario.seal()
+    scenario.seal(final=True)
     scenario.check()
 
 
@@ -287,7 +287,7 @@ def test_what_a_crash_interrupts_is_completed_by_delivering_again(
                 apply_records(Store(crashing), scenario.log.records)
                 _seal_crashing(store, crashing)
         scenario.check()
-        scenario.seal()
+        scenario.seal(final=True)
         scenario.check()
 
 
