@@ -243,7 +243,8 @@ class _Search:
         batches = self._batches(below=below, first_size=min(first, MAX_BATCH))
         yield SearchStep(0, self.total)
         checked = emitted = 0
-        for runs in batches:
+        for batch in batches:
+            runs = self._visible(batch)
             found = self._evaluate(runs)
             checked += len(runs)
             if limit:
@@ -260,7 +261,8 @@ class _Search:
         yield SearchStep(0, self.total)
         places: list[Place] = []
         checked = 0
-        for runs in batches:
+        for batch in batches:
+            runs = self._visible(batch)
             places += [self._place(order, found.run) for found in self._evaluate(runs)]
             checked += len(runs)
             yield SearchStep(checked, self.total)
@@ -364,10 +366,13 @@ class _Search:
 
     # --- evaluation ------------------------------------------------------------------
 
+    def _visible(self, runs: list[Run]) -> list[Run]:
+        if not self.query.hides_archived:
+            return runs
+        return [run for run in runs if not run.archived]
+
     def _evaluate(self, runs: list[Run]) -> list[_Found]:
         """Return the runs of a batch that match, with what evaluating has loaded."""
-        if self.query.hides_archived:
-            runs = [run for run in runs if not run.archived]
         if not runs:
             return []
         needs = self.query.needs

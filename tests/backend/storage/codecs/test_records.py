@@ -23,7 +23,20 @@ from backend.storage.codecs.records import (
     encode_tombstone,
 )
 
-RUN = Run(7, "id", "name", "about", 5, 6, False, True, "exp", ("t1", "t2"), -3, 2)
+RUN = Run(
+    number=7,
+    run_id="id",
+    name="name",
+    description="about",
+    created_us=5,
+    finished_us=6,
+    active=False,
+    archived=True,
+    experiment_id="exp",
+    tag_ids=("t1", "t2"),
+    clock_offset_us=-3,
+    resumed_count=2,
+)
 
 
 def test_run_bytes_are_stable() -> None:
@@ -33,8 +46,8 @@ def test_run_bytes_are_stable() -> None:
 
 
 def test_records_come_back() -> None:
-    experiment = Experiment("e", "name", "about", 5, True)
-    tag = Tag("t", "name", "#fff", "about", True, 5)
+    experiment = Experiment("e", "name", "about", 5, archived=True)
+    tag = Tag("t", "name", "#fff", "about", archived=True, created_us=5)
     note = Note("n", "run", "r", "text", 5, 6)
     artifact = Artifact("a/b", "key", "text/plain", 5)
     assert decode_run(encode_run(RUN), number=7, key=b"") == RUN

@@ -245,7 +245,9 @@ def test_objects_have_a_last_step_and_no_value() -> None:
         ("run.name == 'my run' or metric.name == 'nope'", True),
     ],
 )
-def test_metric_in_a_run_search_means_there_is_one(text: str, expected: bool) -> None:
+def test_metric_in_a_run_search_means_there_is_one(
+    text: str, *, expected: bool
+) -> None:
     assert matches(text) is expected
 
 

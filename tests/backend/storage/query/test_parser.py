@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -110,13 +112,14 @@ def test_limits_leave_room_for_large_selections() -> None:
 
 @given(st.text(max_size=60))
 def test_any_text_compiles_or_is_a_syntax_error(text: str) -> None:
-    try:
-        query = compile_query(text)
-    except QuerySyntaxError as error:
-        assert error.fields["line"] >= 1
-        assert error.fields["offset"] >= 1
-    else:
-        assert query.matches(view()) in {True, False}
+    place = [1, 1]
+    with contextlib.suppress(QuerySyntaxError):
+        try:
+            assert compile_query(text).matches(view()) in {True, False}
+        except QuerySyntaxError as error:
+            place = [error.fields["line"], error.fields["offset"]]
+            raise
+    assert min(place) >= 1
 
 
 @pytest.mark.parametrize(
@@ -131,7 +134,7 @@ def test_any_text_compiles_or_is_a_syntax_error(text: str) -> None:
         ("run['archived'] == None", False),
     ],
 )
-def test_archived_runs_are_hidden_unless_mentioned(text: str, matches: bool) -> None:
+def test_archived_runs_are_hidden_unless_mentioned(text: str, *, matches: bool) -> None:
     assert compile_query(text).matches(view(archived=True)) is matches
 
 

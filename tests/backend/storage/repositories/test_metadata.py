@@ -288,8 +288,8 @@ def test_notes_belong_to_their_owner(store: Store) -> None:
     assert get("r") == note
     with pytest.raises(NoteNotFoundError, match="n"):
         get("other")
+    long = replace(note, content="x" * 90_001)
     with pytest.raises(LimitExceededError, match="note"):
-        long = replace(note, content="x" * 90_001)
         store.engine.transact(lambda tr: store.notes.put(tr, long))
 
 
