@@ -53,6 +53,7 @@ class Received:
     contents: dict[tuple[str, int, int], bytes] = field(default_factory=dict)
     changed_repeats: int = 0
     json_messages: list[dict[str, Any]] = field(default_factory=list)
+    queries: list[dict[str, list[str]]] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     authorizations: list[str | None] = field(default_factory=list)
 
@@ -72,6 +73,7 @@ class FakeServer:
         self.refuse_status: int | None = None
         self.version: dict[str, Any] = {"version": "0", "component": "fake"}
         self.received = Received()
+        self.pages: dict[str, Response] = {}
         self._lock = threading.Lock()
         self._server: Server | None = None
         self._open: set[ServerConnection] = set()
@@ -90,7 +92,7 @@ class FakeServer:
             compression=None,
             ping_interval=None,
             close_timeout=0.2,
-            logger=logging.Logger("fake", logging.CRITICAL),
+            logger=quiet_logger(),
         )
         self._thread = threading.Thread(
             target=self._server.serve_forever, name="fake-server", daemon=True
@@ -120,6 +122,10 @@ class FakeServer:
         parts = urlsplit(request.path)
         if parts.path.endswith("/version/"):
             return answer_json(self.version)
+        page = self.pages.get(parts.path.partition("/api/v1/rest/")[2].strip("/"))
+        if page is not None:
+            self.received.queries.append(parse_qs(parts.query))
+            return page
         if parts.path.endswith("/durable"):
             return self._durable(parse_qs(parts.query)["writer"][0])
         if "/api/v1/ws/runs/" not in parts.path:
@@ -211,6 +217,12 @@ class FakeServer:
             return [event for batch in self.received.batches for event in batch.events]
 
 
+def quiet_logger() -> logging.Logger:
+    logger = logging.getLogger("fake_server")
+    logger.setLevel(logging.CRITICAL)
+    return logger
+
+
 def points_of(batch: Batch) -> list[Point]:
     if batch.points is None:
         return []
@@ -246,12 +258,13 @@ def ack(batch: Batch, answer: Answer) -> str:
 
 
 def answer_json(body: Any, *, status: int = 200) -> Response:
-    encoded = json.dumps(body).encode()
-    headers = Headers(
-        {"Content-Type": "application/json", "Content-Length": str(len(encoded))}
-    )
+    return answer(json.dumps(body).encode(), "application/json", status=status)
+
+
+def answer(body: bytes, content_type: str, *, status: int = 200) -> Response:
+    headers = Headers({"Content-Type": content_type, "Content-Length": str(len(body))})
     headers["Connection"] = "close"
-    return Response(status, HTTPStatus(status).phrase, headers, encoded)
+    return Response(status, HTTPStatus(status).phrase, headers, body)
 
 
 def cut(connection: ServerConnection) -> None:

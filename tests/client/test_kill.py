@@ -307,7 +307,7 @@ def test_points_of_a_damaged_series_are_counted_the_others_kept(server, state_di
         f"import os, sys; sys.path.insert(0, {SRC!r})\n"
         "from matyan_client import Run\n"
         "run = Run('left', repo='http://127.0.0.1:1', capture_terminal_logs=False)\n"
-        "for n in range(10): run.track({'aaaa': 1.0, 'bbbb': 2.0, 'cccc': 3.0}, step=n)\n"
+        "for n in range(10): run.track({'aaaa': 1, 'bbbb': 2, 'cccc': 3}, step=n)\n"
         "os._exit(0)\n"
     )
     start(script).wait(20)

@@ -13,15 +13,13 @@ import os
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, timezone
-from typing import Any, Final, cast
+from typing import Any, cast
 
 from matyan_wire.limits import MAX_ATTRIBUTE_DEPTH, MAX_ATTRIBUTES_BYTES
 from matyan_wire.payloads import encode_bounded
 
 Key = str | tuple[str, ...]
 Path = tuple[str, ...]
-
-_MISSING: Final = object()
 
 
 def parse_key(key: object) -> Path:
@@ -132,31 +130,30 @@ class Overlay:
     """Assignments and deletions made here, on top of what the server says."""
 
     def __init__(self) -> None:
-        self._changes: dict[Path, Any] = {}
+        # In order; an assignment and a deletion of one path may both be needed, since
+        # the first also makes the path's parents.
+        self._changes: dict[tuple[Path, bool], Any] = {}
 
     def assign(self, path: Path, value: Any) -> None:
         """Note that `value`, plain data, stands at `path`."""
-        self._forget_below(path)
-        self._changes[path] = value
+        below = [key for key in self._changes if key[0][: len(path)] == path]
+        for key in below:
+            del self._changes[key]
+        self._changes[path, True] = value
 
     def delete(self, path: Path) -> None:
         """Note that nothing stands at `path`."""
-        self._forget_below(path)
-        self._changes[path] = _MISSING
-
-    def _forget_below(self, path: Path) -> None:
-        below = [other for other in self._changes if other[: len(path)] == path]
-        for other in below:
-            del self._changes[other]
+        self._changes.pop((path, False), None)
+        self._changes[path, False] = None
 
     def apply(self, tree: Mapping[str, Any]) -> dict[str, Any]:
         """Return `tree` with the changes made in order; `tree` is left alone."""
         result = cast("dict[str, Any]", _copied(tree))
-        for path, value in self._changes.items():
-            if value is _MISSING:
-                _remove(result, path)
-            else:
+        for (path, assigned), value in self._changes.items():
+            if assigned:
                 _put(result, path, _copied(value))
+            else:
+                _remove(result, path)
         return result
 
 

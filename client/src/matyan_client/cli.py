@@ -21,7 +21,7 @@ from matyan_client.journal import directory as directories
 from matyan_client.rest import NotFoundError, QueryError, RestClient, ServerError
 from matyan_client.urls import BaseUrl
 
-_ROUND_S: Final = 5.0
+_LEAST_STALL_S: Final = 0.2
 
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 _backend = click.option("--backend-url", help="Server; else MATYAN_BACKEND_URL.")
@@ -121,11 +121,11 @@ def _state_row(state: JournalState) -> dict[str, Any]:
     type=click.FloatRange(min=0),
     default=30.0,
     show_default=True,
-    help="Seconds to go on trying while the server is away.",
+    help="Seconds to go on trying while nothing gets through.",
 )
 @click.option("--quiet", is_flag=True, help="Say nothing.")
 @_json
-def sync(
+def sync(  # noqa: PLR0913 - one per option
     backend_url: str | None,
     frontier_url: str | None,
     paths: tuple[Path, ...],
@@ -179,14 +179,10 @@ def _deliver(
     backend_url: str | None,
     frontier_url: str | None,
 ) -> Outcome | None:
-    # A journal with little to send must not wait behind one that cannot be sent at
-    # all, but the last word is the deadline.
-    left = max(_ROUND_S, deadline - time.monotonic())
     return orphans.deliver(
         path,
         meta,
-        timeout_s=left,
-        patience_s=left,
+        stall_s=max(_LEAST_STALL_S, deadline - time.monotonic()),
         backend_url=backend_url,
         frontier_url=frontier_url,
     )

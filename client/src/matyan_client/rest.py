@@ -104,9 +104,10 @@ class RestClient:
         try:
             yield
         except (httpx.HTTPError, TreeStreamError) as error:
+            reason = str(error) or type(error).__name__
             msg = (
-                f"{url} cannot be read ({str(error) or type(error).__name__}). Start the "
-                "server, or check `repo=` / MATYAN_BACKEND_URL."
+                f"{url} cannot be read ({reason}). Start the server, or check `repo=` "
+                "/ MATYAN_BACKEND_URL."
             )
             raise ServerError(msg) from error
 

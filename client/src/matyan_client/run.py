@@ -75,7 +75,7 @@ class Run:
         ConnectionError: With MATYAN_STRICT=1 only, if the server cannot be reached.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the published signature
         self,
         run_hash: str | None = None,
         *,
@@ -232,7 +232,7 @@ class Run:
         for key, number in numbers:
             store(number, key, step, age, context, now_us)
 
-    def _track_object(
+    def _track_object(  # noqa: PLR0913, PLR0917 - what `track` takes
         self,
         value: objects.TrackedObject,
         kind: str,

@@ -125,7 +125,7 @@ class RunWriter:
 
     # Writing.
 
-    def track(
+    def track(  # noqa: PLR0913, PLR0917 - called for every point: no packing
         self,
         value: float,
         name: Any,
@@ -201,7 +201,7 @@ class RunWriter:
             if not self._open().append_event(event):
                 self._warn_refused()
 
-    def write_object(
+    def write_object(  # noqa: PLR0913 - the columns of a point
         self,
         kind: str,
         name: Any,

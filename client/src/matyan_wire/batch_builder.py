@@ -1,8 +1,8 @@
 """Collect points, objects and events into a columnar `Batch`.
 
-Columns are gathered in arrays: 36 bytes a point, where lists of numbers would take four
-times that. `array` has the machine's own byte order; on a big-endian machine the columns
-are swapped to the little-endian of the wire.
+Columns are gathered in arrays: 36 bytes a point, where lists of numbers would take
+four times that. `array` has the machine's own byte order; on a big-endian machine the
+columns are swapped to the little-endian of the wire.
 
 Design note: docs/subsystems/wire.md
 """

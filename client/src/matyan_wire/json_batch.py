@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 
@@ -130,19 +130,6 @@ class _Columnizer:
         # Contexts arrive as text; the same text needs looking into once a frame only.
         self._metric_series: dict[tuple[str, bytes], int] = {}
         self._contexts: dict[bytes, str] = {}
-        self._handlers: Mapping[type, tuple[str, Callable[[Any], None]]] = {
-            LaxMetric: ("log_metric", self._lax_metric),
-            messages.CreateRunMessage: ("create_run", self._create_run),
-            messages.FinishRunMessage: ("finish_run", self._finish_run),
-            messages.LogHparamsMessage: ("log_hparams", self._hparams),
-            messages.SetRunPropertyMessage: ("set_run_property", self._properties),
-            messages.AddTagMessage: ("add_tag", self._add_tag),
-            messages.RemoveTagMessage: ("remove_tag", self._remove_tag),
-            messages.LogCustomObjectMessage: ("log_custom_object", self._object_point),
-            messages.LogTerminalLineMessage: ("log_terminal_line", self._terminal_line),
-            messages.LogRecordMessage: ("log_record", self._log_record),
-            messages.BlobRefMessage: ("blob_ref", self._blob_ref),
-        }
 
     def take_strict(self, decoded: Iterable[messages.Message]) -> None:
         """Add messages in the strict form."""
@@ -212,8 +199,8 @@ class _Columnizer:
         return self._builder.series_index(wire.SeriesRef(kind, name, context))
 
     def _add(self, message: Any) -> None:
-        tag, handler = self._handlers[message.__class__]
-        handler(message)
+        tag, handler = self._HANDLERS[message.__class__]
+        handler(self, message)
         self._frame.counts[tag] += 1
 
     def _lax_metric(self, message: LaxMetric) -> None:
@@ -329,6 +316,22 @@ class _Columnizer:
         self._builder.events.append(
             wire.BlobRef(path, message.s3_key, message.content_type)
         )
+
+    # In the class, as plain functions: bound methods would make an instance refer to
+    # itself, and its columns would stay until the collector comes.
+    _HANDLERS: ClassVar[Mapping[type, tuple[str, Callable[..., None]]]] = {
+        LaxMetric: ("log_metric", _lax_metric),
+        messages.CreateRunMessage: ("create_run", _create_run),
+        messages.FinishRunMessage: ("finish_run", _finish_run),
+        messages.LogHparamsMessage: ("log_hparams", _hparams),
+        messages.SetRunPropertyMessage: ("set_run_property", _properties),
+        messages.AddTagMessage: ("add_tag", _add_tag),
+        messages.RemoveTagMessage: ("remove_tag", _remove_tag),
+        messages.LogCustomObjectMessage: ("log_custom_object", _object_point),
+        messages.LogTerminalLineMessage: ("log_terminal_line", _terminal_line),
+        messages.LogRecordMessage: ("log_record", _log_record),
+        messages.BlobRefMessage: ("blob_ref", _blob_ref),
+    }
 
 
 def blob_path_problem(path: str) -> str | None:

@@ -62,14 +62,14 @@ def iter_arrays(frame: bytes) -> Iterator[bytes]:
         cut = _CUT.search(frame, start + ARRAY_BYTES)
         if cut is None:
             break
-        array = b"[%b]" % memoryview(frame)[start : cut.start() + 1]
+        array = b"".join((b"[", memoryview(frame)[start : cut.start() + 1], b"]"))
         try:
             _raw_decoder.decode(array)
         except STRICT_FAILURES:
             break
         yield array
         start = cut.end() - 1
-    yield b"[%b" % memoryview(frame)[start:]
+    yield b"".join((b"[", memoryview(frame)[start:]))
 
 
 def iter_items(frame: bytes) -> Iterator[Item]:

@@ -289,7 +289,7 @@ def test_a_server_without_the_subprotocol_is_spoken_to_in_json(open_run):
         run.log_info("hello", n=1)
         run.close()
         messages = {m["type"]: m for m in server.received.json_messages}
-    assert list(messages)[0] == "create_run"
+    assert next(iter(messages)) == "create_run"
     assert list(messages)[-1] == "finish_run"
     assert messages["log_hparams"]["value"] == {"hparams": {"lr": 0.1}}
     assert messages["add_tag"]["tag_name"] == "t"

@@ -152,7 +152,7 @@ def _open(address: BaseUrl, run_id: str) -> Channel:
     )
     # Entered by hand, because the channel lives longer than a block; newer versions
     # of websockets warn about a connection that is not entered at all.
-    connection: ClientConnection = opened.__enter__()  # noqa: PLC2801
+    connection: ClientConnection = opened.__enter__()
     if connection.subprotocol == SUBPROTOCOL:
         return Channel(connection, BinaryCodec(compress=not address.is_loopback))
     return Channel(connection, JsonCodec())

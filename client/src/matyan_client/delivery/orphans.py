@@ -27,8 +27,7 @@ from matyan_client.journal.ledger import Ledger
 from matyan_client.urls import BaseUrl
 
 SWEEP_EVERY_S: Final = 60.0
-SWEEP_PATIENCE_S: Final = 15.0
-SWEEP_BUDGET_S: Final = 600.0
+SWEEP_STALL_S: Final = 15.0
 
 
 @dataclass(frozen=True)
@@ -84,8 +83,7 @@ def deliver(
     path: Path,
     meta: Meta,
     *,
-    timeout_s: float,
-    patience_s: float,
+    stall_s: float,
     backend_url: str | None = None,
     frontier_url: str | None = None,
 ) -> Outcome | None:
@@ -94,8 +92,7 @@ def deliver(
     Args:
         path: The journal.
         meta: Its description.
-        timeout_s: The whole budget.
-        patience_s: How long no connection at all is borne.
+        stall_s: Give up when nothing has been acknowledged for so long.
         backend_url: Another backend than the one it names.
         frontier_url: Another gateway.
 
@@ -113,7 +110,7 @@ def deliver(
         if meta.format > directories.FORMAT:
             problem = f"its format {meta.format} is newer than this SDK; upgrade it"
             return Outcome(path, meta.run_id, complete=False, problem=problem)
-        return _deliver(path, meta, gateway, timeout_s, patience_s)
+        return _deliver(path, meta, gateway, stall_s)
     except OSError as error:
         return Outcome(path, meta.run_id, complete=False, problem=str(error))
     finally:
@@ -125,9 +122,7 @@ def _frontier(meta: Meta, backend: str | None, frontier: str | None) -> BaseUrl 
     return BaseUrl.parse(text) if text else None
 
 
-def _deliver(
-    path: Path, meta: Meta, gateway: Gateway, timeout_s: float, patience_s: float
-) -> Outcome:
+def _deliver(path: Path, meta: Meta, gateway: Gateway, stall_s: float) -> Outcome:
     boot = directories.boot_id()
     ledger = Ledger(path, takeover=meta.boot_id != boot)
     if meta.boot_id != boot:
@@ -142,7 +137,7 @@ def _deliver(
         quiet=True,
     )
     sender.start()
-    complete = sender.finish(timeout_s=timeout_s, patience_s=patience_s)
+    complete = sender.drain(stall_s=stall_s)
     progress: Progress = sender.progress
     if complete:
         ledger.close()
@@ -203,9 +198,7 @@ class _Sweep:
 def _sweep(state_dir: Path) -> None:
     for path, meta in directories.iter_journals(state_dir):
         try:
-            outcome = deliver(
-                path, meta, timeout_s=SWEEP_BUDGET_S, patience_s=SWEEP_PATIENCE_S
-            )
+            outcome = deliver(path, meta, stall_s=SWEEP_STALL_S)
         except ValueError:
             continue  # an address nobody can use; `matyan-client sync` names it
         if outcome is not None and outcome.problem is not None:

@@ -10,6 +10,7 @@ Design note: docs/subsystems/sdk.md#delivery
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -80,7 +81,7 @@ class Sender:
         quiet: Whether to keep connection problems to `Progress` alone.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it works on, and when
         self,
         *,
         run_id: str,
@@ -107,6 +108,7 @@ class Sender:
         self._failures = 0
         self._cut_at = 0.0
         self._answered_at = 0.0
+        self._acknowledged_at = 0.0
         self._wake = threading.Event()
         self._changed = threading.Condition()
         self._flushing = 0
@@ -172,6 +174,24 @@ class Sender:
         self._wait(over, timeout_s)
         done = not self._thread.is_alive() and not self._stopping
         self.stop(timeout_s=max(0.5, deadline - time.monotonic()) if not done else 0)
+        return done
+
+    def drain(self, *, stall_s: float) -> bool:
+        """Deliver the rest, however long it takes; return whether all was acknowledged.
+
+        Args:
+            stall_s: Give up when nothing has been acknowledged for so long.
+        """
+        self._finishing = True
+
+        def over() -> bool:
+            stalled = time.monotonic() - self._acknowledged_at > stall_s
+            return not self._thread.is_alive() or stalled
+
+        self._acknowledged_at = time.monotonic()
+        self._wait(over, math.inf)
+        done = not self._thread.is_alive()
+        self.stop(timeout_s=1.0)
         return done
 
     def stop(self, *, timeout_s: float) -> bool:
@@ -322,6 +342,7 @@ class Sender:
         if seq > oldest:
             msg = f"frame {seq} was answered before frame {oldest}"
             raise ChannelClosedError(msg)
+        self._acknowledged_at = self._answered_at
         frame = self._window.popleft()
         self._window_bytes -= len(frame.encoded)
         self._failures = 0

@@ -170,10 +170,13 @@ class PointWriter:
                     self.refused += 1
                     return
                 slot = 0
-            self._times[slot] = time_us
-            self._steps[slot] = step
-            self._values[slot] = value
-            self._epochs[slot] = epoch
+            try:
+                self._times[slot] = time_us
+                self._steps[slot] = step
+                self._values[slot] = value
+                self._epochs[slot] = epoch
+            except (TypeError, ValueError) as error:
+                raise _misfit(step, epoch) from error
             self._series[slot] = series.number  # last: makes the point visible
             self._slot = slot + 1
             if series.counts and step >= series.next_step:
@@ -281,6 +284,12 @@ class PointWriter:
             self._segment = self._spare = None
             self._slot = self._capacity = 0
             self._directory = None
+
+
+def _misfit(step: object, epoch: object) -> Exception:
+    if not isinstance(epoch, (int, float)):
+        return TypeError(f"an epoch is a number, not {epoch!r}")
+    return ValueError(f"step {step!r} does not fit 64 bits")
 
 
 class PointReader:
