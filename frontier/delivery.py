@@ -183,19 +183,20 @@ class Delivery:
         self._gateway.budget.release(size)
 
     async def _run(self) -> None:
+        closing = SERVICE_RESTART, "the gateway is stopping"
         try:
             while await self._wait_for_frame():
                 await self._settle(self._frames[0])
                 self._release(self._frames.popleft().reserved)
                 self._changed.set()
-            if not self._disconnected:
-                await self._peer.close_with(SERVICE_RESTART, "the gateway is stopping")
         except _HoldExpiredError:
-            await self._peer.close_with(TRY_AGAIN_LATER, "the event log is failing")
+            closing = TRY_AGAIN_LATER, "the event log is failing"
         except asyncio.CancelledError:
-            pass
+            return
         finally:
             self._end()
+        if not self._disconnected:
+            await self._peer.close_with(*closing)
 
     def _end(self) -> None:
         for frame in self._frames:

@@ -42,7 +42,7 @@ class GatewayLimits:
     frame_bytes: int = MAX_FRAME_BYTES
     window_frames: int = frames.WINDOW_FRAMES
     window_bytes: int = frames.WINDOW_BYTES
-    in_flight_bytes: int = 32 * MEBIBYTE
+    in_flight_bytes: int = 24 * MEBIBYTE
     intake_bytes: int = 16 * MEBIBYTE
     intake_stall_s: float = 15.0
     inline_bytes: int = MEBIBYTE // 2

@@ -26,7 +26,7 @@ from matyan_wire import batch as wire
 from matyan_wire import frames
 from matyan_wire.json_batch import decode_json_frame
 from matyan_wire.json_frame import FrameSyntaxError
-from matyan_wire.split import split_batch
+from matyan_wire.split import Split
 
 DIGEST_BYTES: Final = 16
 MAX_ERROR_CHARS: Final = 8_000
@@ -118,12 +118,12 @@ class JsonProtocol(FrameProtocol):
         refused = decoded.error()
         if decoded.batch is None:
             return Decoded(refused=refused)
-        split = split_batch(decoded.batch)
+        split = Split(decoded.batch)
         digest = frame_digest(frame)
-        digests = part_digests(digest, len(split.records))
+        records = _envelopes(split, digest, received_us=received_us)
         return Decoded(
             digest=digest,
-            records=_envelopes(split.records, digests, received_us=received_us),
+            records=records,
             refused=_joined(refused, split.refused),
             counts=decoded.counts,
         )
@@ -167,17 +167,15 @@ class BinaryProtocol(FrameProtocol):
         )
         try:
             validate_batch(batch, run_id=self.run_id)
-            split = split_batch(batch, encoded=encoded)
+            split = Split(batch, encoded=encoded)
         except ValueError as error:
             return replace(decoded, refused=str(error))
         # The position tells repetitions apart; without one the digest has to.
-        records = split.records
-        digests = [b""] * len(records)
-        if position is None:
-            digests = part_digests(frame_digest(encoded), len(records))
+        digest = b"" if position is not None else frame_digest(encoded)
+        records = _envelopes(split, digest, received_us=received_us)
         return replace(
             decoded,
-            records=_envelopes(records, digests, received_us=received_us),
+            records=records,
             refused=_joined(None, split.refused),
             counts=_counts(batch),
         )
@@ -205,27 +203,26 @@ class BinaryProtocol(FrameProtocol):
         )
 
 
-def frame_digest(frame: bytes) -> bytes:
+def frame_digest(frame: bytes | memoryview) -> bytes:
     """Return what tells a frame from any other."""
     return hashlib.blake2b(frame, digest_size=DIGEST_BYTES).digest()
 
 
-def part_digests(first: bytes, count: int) -> list[bytes]:
-    """Return a digest for each record of the frame whose digest is `first`.
+def part_digest(digest: bytes, part: int) -> bytes:
+    """Return the digest of a record of the frame whose digest is `digest`.
 
     A repeated frame has the same ones; two records of one frame never do, or the
     second would be taken for a repetition of the first.
     """
-    others = [frame_digest(first + part.to_bytes(4)) for part in range(1, count)]
-    return [first, *others][:count]
+    return frame_digest(digest + part.to_bytes(4)) if digest and part else digest
 
 
-def _envelopes(
-    records: list[bytes], digests: list[bytes], *, received_us: int
-) -> list[bytes]:
+def _envelopes(split: Split, digest: bytes, *, received_us: int) -> list[bytes]:
     return [
-        wire.encode_envelope(received_us=received_us, digest=digest, batch=record)
-        for digest, record in zip(digests, records, strict=True)
+        wire.encode_envelope(
+            received_us=received_us, digest=part_digest(digest, part), batch=record
+        )
+        for part, record in enumerate(split)
     ]
 
 

@@ -21,6 +21,7 @@ from typing_extensions import override
 from uvicorn.protocols.websockets.websockets_sansio_impl import (
     WebSocketsSansIOProtocol,
 )
+from websockets.frames import Frame
 
 from frontier.gateway import get_gateway
 
@@ -168,6 +169,40 @@ class PacedWebSocketProtocol(WebSocketsSansIOProtocol):
         """Forget what was read."""
         super().connection_lost(exc)
         self._intake.forget(self)
+        self.frames = []
+        self.conn.reader.buffer.clear()
+
+    @override
+    def on_task_complete(self, task: asyncio.Task[None]) -> None:
+        """Let go of messages nobody will ask for.
+
+        A connection and its transport refer to each other: until the collector finds
+        them, which may be long, they keep what they hold.
+        """
+        super().on_task_complete(task)
+        while not self.queue.empty():
+            self.queue.get_nowait()
+        self._queued.clear()
+        self._in_hand = 0
+        self._note()
+
+    @override
+    def handle_text(self, event: Frame) -> None:
+        """Take the payload of a text frame."""
+        super().handle_text(event)
+        _let_go(event)
+
+    @override
+    def handle_bytes(self, event: Frame) -> None:
+        """Take the payload of a binary frame."""
+        super().handle_bytes(event)
+        _let_go(event)
+
+    @override
+    def handle_cont(self, event: Frame) -> None:
+        """Take the payload of a continuation frame."""
+        super().handle_cont(event)
+        _let_go(event)
 
     @override
     def send_receive_event_to_app(self) -> None:
@@ -235,3 +270,9 @@ class PacedWebSocketProtocol(WebSocketsSansIOProtocol):
             self.transport.resume_reading()
         else:
             self.transport.pause_reading()
+
+
+def _let_go(frame: Frame) -> None:
+    # The parser keeps the last frame of a connection until the next one: its payload
+    # would stay in memory, of every connection, for as long as they are idle.
+    frame.data = b""

@@ -249,7 +249,9 @@ def decode_batch(frame: bytes | memoryview) -> Batch:
     return _batch_decoder.decode(frame)
 
 
-def encode_envelope(*, received_us: int, digest: bytes, batch: bytes) -> bytes:
+def encode_envelope(
+    *, received_us: int, digest: bytes, batch: bytes | memoryview
+) -> bytes:
     """Return the event-log record value around an encoded batch."""
     return _encoder.encode(
         Envelope(ENVELOPE_VERSION, received_us, digest, msgspec.Raw(batch))

@@ -78,22 +78,6 @@ class BatchBuilder:
         self.point_times_us.append(time_us)
         self.point_epochs.append(epoch)
 
-    def extend_points(
-        self,
-        series: array[int],
-        *,
-        steps: array[int],
-        values: array[float],
-        times_us: array[int],
-        epochs: array[float],
-    ) -> None:
-        """Append many points; the columns are of one length."""
-        self.point_series.extend(series)
-        self.point_steps.extend(steps)
-        self.point_values.extend(values)
-        self.point_times_us.extend(times_us)
-        self.point_epochs.extend(epochs)
-
     def add_object(
         self, series: int, *, step: int, payload: bytes, time_us: int, epoch: float
     ) -> None:

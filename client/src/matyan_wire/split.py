@@ -15,14 +15,13 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
 
 from matyan_wire import batch as wire
 from matyan_wire import limits
-from matyan_wire.batch_builder import BatchBuilder, unpack_column
+from matyan_wire.batch_builder import BatchBuilder, pack_column, unpack_column
 
 HEADER_BYTES: Final = 1024
 """More than a batch takes without series, columns and events."""
@@ -32,60 +31,74 @@ _POINT_BYTES: Final = 4 + 8 + 8 + 8 + 8
 _OBJECT_BYTES: Final = 4 + 8 + 8 + 8 + 5
 
 
-@dataclass(slots=True)
 class Split:
-    """The records of a batch.
+    """The records of a batch: iterate once to get them, encoded, in order.
 
-    Attributes:
-        records: Encoded batches, to be published in this order.
-        refused: What was left out, by name, and why.
-    """
-
-    records: list[bytes]
-    refused: list[str] = field(default_factory=list)
-
-
-def split_batch(
-    batch: wire.Batch,
-    *,
-    encoded: bytes | memoryview | None = None,
-    max_bytes: int = limits.MAX_RECORD_BYTES,
-) -> Split:
-    """Return `batch` as encoded records of at most `max_bytes` each.
+    Parts are made as they are asked for, so that they do not all exist beside the
+    batch. The batch's columns must be valid.
 
     Args:
-        batch: The batch; its columns must be valid.
+        batch: The batch.
         encoded: Its wire bytes, if they are at hand.
-        max_bytes: At least 64 kB.
+        max_bytes: Bound on each record, at least 64 kB.
+
+    Attributes:
+        refused: After the iteration: what was left out, by name, and its size.
 
     Raises:
         ValueError: If the batch is itself a part of a larger one and too large.
     """
-    encoded = wire.encode_batch(batch) if encoded is None else encoded
-    if len(encoded) <= max_bytes:
-        return Split([bytes(encoded)])
-    position = batch.position
-    if position is not None and (position.part or not position.last_part):
-        msg = f"a part of {len(encoded)} bytes; the limit of a part is {max_bytes}"
-        raise ValueError(msg)
-    splitter = _Splitter(batch, max_bytes=max_bytes)
-    return Split(_numbered(list(splitter.parts()), position), splitter.refused)
 
+    def __init__(
+        self,
+        batch: wire.Batch,
+        *,
+        encoded: bytes | memoryview | None = None,
+        max_bytes: int = limits.MAX_RECORD_BYTES,
+    ) -> None:
+        self.refused: list[str] = []
+        self._batch = batch
+        self._max_bytes = max_bytes
+        self._encoded = wire.encode_batch(batch) if encoded is None else encoded
+        self._fits = len(self._encoded) <= max_bytes
+        position = batch.position
+        is_part = position is not None and (position.part or not position.last_part)
+        if is_part and not self._fits:
+            msg = f"a part of {len(self._encoded)} bytes; the limit is {max_bytes}"
+            raise ValueError(msg)
 
-def _numbered(parts: list[wire.Batch], position: wire.Position | None) -> list[bytes]:
-    if position is not None:
-        for number, part in enumerate(parts):
+    def __iter__(self) -> Iterator[bytes | memoryview]:
+        """Yield the records."""
+        if self._fits:
+            yield self._encoded
+            return
+        self._encoded = b""
+        splitter = _Splitter(self._batch, self.refused, max_bytes=self._max_bytes)
+        number = 0
+        waiting: wire.Batch | None = None
+        for part in splitter.parts():
+            if waiting is not None:
+                yield self._numbered(waiting, number, last=False)
+                number += 1
+            waiting = part
+        if waiting is not None:
+            yield self._numbered(waiting, number, last=True)
+
+    def _numbered(self, part: wire.Batch, number: int, *, last: bool) -> bytes:
+        if self._batch.position is not None:
             part.position = msgspec.structs.replace(
-                position, part=number, last_part=number == len(parts) - 1
+                self._batch.position, part=number, last_part=last
             )
-    return [wire.encode_batch(part) for part in parts]
+        return wire.encode_batch(part)
 
 
 class _Splitter:
     """Fills one part after the other."""
 
-    def __init__(self, batch: wire.Batch, *, max_bytes: int) -> None:
-        self.refused: list[str] = []
+    def __init__(
+        self, batch: wire.Batch, refused: list[str], *, max_bytes: int
+    ) -> None:
+        self.refused = refused
         self._batch = batch
         self._max_bytes = max_bytes
         self._start_part()
@@ -98,9 +111,7 @@ class _Splitter:
         for event in self._batch.events:
             if isinstance(event, wire.FinishRun):
                 self._builder.events.append(event)
-        last = self._builder.build()
-        if last is not None:
-            yield last
+        yield from self._finish_part()
 
     def _start_part(self) -> None:
         self._builder = BatchBuilder(
@@ -110,16 +121,19 @@ class _Splitter:
         self._room = self._max_bytes - HEADER_BYTES
         self._indexes: dict[int, int] = {}
 
+    def _finish_part(self) -> Iterator[wire.Batch]:
+        part = self._builder.build()
+        if part is not None:
+            yield part
+        self._start_part()
+
     def _make_room(self, size: int, series: int | None = None) -> Iterator[wire.Batch]:
         """Yield the part in the making if an item of `size` bytes does not fit into it.
 
         `series` is the item's series: naming it takes room too.
         """
         if size + self._series_bytes(series) > self._room:
-            part = self._builder.build()
-            if part is not None:
-                yield part
-            self._start_part()
+            yield from self._finish_part()
         self._room -= size + self._series_bytes(series)
 
     def _event_parts(self) -> Iterator[wire.Batch]:
@@ -138,28 +152,53 @@ class _Splitter:
         points = self._batch.points
         if points is None:
             return
-        columns = _Columns(points)
         # Usually all series fit into every part, and points can be cut by count.
         naming = sum(map(self._series_bytes, range(len(self._batch.series))))
         if naming <= self._max_bytes // 2:
+            yield from self._finish_part()
             rows = (self._max_bytes - HEADER_BYTES - naming) // _POINT_BYTES
             for start in range(0, points.count, rows):
-                yield from self._make_room(rows * _POINT_BYTES + naming)
-                self._add_rows(columns, slice(start, start + rows))
+                yield self._cut(points, start, min(start + rows, points.count))
             return
-        for row, index in enumerate(columns.series):
+        columns = zip(
+            unpack_column("I", points.series),
+            unpack_column("q", points.steps),
+            unpack_column("d", points.values),
+            unpack_column("q", points.times_us),
+            _epochs(points.epochs, points.count),
+            strict=True,
+        )
+        for index, step, value, time_us, epoch in columns:
             yield from self._make_room(_POINT_BYTES, index)
-            self._add_rows(columns, slice(row, row + 1))
+            self._builder.add_point(
+                self._series(index),
+                step=step,
+                value=value,
+                time_us=time_us,
+                epoch=epoch,
+            )
 
-    def _add_rows(self, columns: _Columns, rows: slice) -> None:
-        series = columns.series[rows]
-        own = {index: self._series(index) for index in sorted(set(series))}
-        self._builder.extend_points(
-            array("I", map(own.__getitem__, series)),
-            steps=columns.steps[rows],
-            values=columns.values[rows],
-            times_us=columns.times_us[rows],
-            epochs=columns.epochs[rows],
+    def _cut(self, points: wire.PointColumns, start: int, stop: int) -> wire.Batch:
+        """Return a part with the points from `start` to `stop`."""
+        own = array("I")
+        indexes = unpack_column("I", points.series[4 * start : 4 * stop])
+        used = sorted(set(indexes))
+        new_index = {index: new for new, index in enumerate(used)}
+        own.extend(map(new_index.__getitem__, indexes))
+        rows = slice(8 * start, 8 * stop)
+        return wire.Batch(
+            version=wire.BATCH_VERSION,
+            run_id=self._batch.run_id,
+            sent_us=self._batch.sent_us,
+            series=[self._batch.series[index] for index in used],
+            points=wire.PointColumns(
+                count=stop - start,
+                series=pack_column(own),
+                steps=points.steps[rows],
+                values=points.values[rows],
+                times_us=points.times_us[rows],
+                epochs=points.epochs[rows],
+            ),
         )
 
     def _object_parts(self) -> Iterator[wire.Batch]:
@@ -201,15 +240,6 @@ class _Splitter:
             own = self._builder.series_index(self._batch.series[index])
             self._indexes[index] = own
         return own
-
-
-class _Columns:
-    def __init__(self, points: wire.PointColumns) -> None:
-        self.series = unpack_column("I", points.series)
-        self.steps = unpack_column("q", points.steps)
-        self.values = unpack_column("d", points.values)
-        self.times_us = unpack_column("q", points.times_us)
-        self.epochs = _epochs(points.epochs, points.count)
 
 
 def _epochs(column: bytes, count: int) -> array[Any]:
