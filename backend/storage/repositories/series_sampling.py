@@ -31,12 +31,15 @@ from backend.storage.repositories.series_chunks import (
     join_chunks,
     rows_of,
 )
-from backend.storage.repositories.series_columns import Columns, concat
+from backend.storage.repositories.series_columns import Columns, concat, group
 from backend.storage.repositories.series_dictionary import read_records
 from backend.storage.repositories.series_tail import Tail, parse_tail, tail_ranges
 
 WHOLE_POINTS: Final = 8192
 """A series of at most this many sealed points, or 4 × max_points, is read whole."""
+
+FEW_SERIES: Final = 8
+"""Up to this many series are looked up in the tail one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +123,8 @@ def _sort_out(
     records: Mapping[int, SeriesRecord], sample: Sample
 ) -> tuple[list[int], list[int]]:
     bound = max(WHOLE_POINTS, 4 * sample.max_points)
-    short, long = [], []
+    short: list[int] = []
+    long: list[int] = []
     for number, record in records.items():
         count = int.from_bytes(record.summary[:8], "little")
         (long if count > bound else short).append(number)
@@ -146,15 +150,26 @@ def _sample_short(
         for number, key, value in join_chunks(pairs):
             chunks[number].append(decode_columns_of(value, key, is_object=False))
     result = {}
+    tail_points = _tail_points(tail, numbers)
     for number, pieces in chunks.items():
-        if tail.blocks:
-            late = tail.series_points(number, is_object=False)
-            if len(late):
-                pieces.append(late)
+        if (late := tail_points.get(number)) is not None and len(late):
+            pieces.append(late)
         points = concat(pieces).last_wins() if len(pieces) > 1 else concat(pieces)
         points = points.between(sample.start, sample.stop)
         result[number] = pick(points, sample.max_points).to_points()
     return result
+
+
+def _tail_points(tail: Tail, numbers: Sequence[int]) -> dict[int, Columns]:
+    """Return the tail's points of the wanted series, perhaps of others too."""
+    if not tail.blocks:
+        return {}
+    if len(numbers) <= FEW_SERIES:
+        return {no: tail.series_points(no, is_object=False) for no in numbers}
+    # One sort of the whole tail: looking a series up in every block costs more as
+    # soon as there are several.
+    columns = tail.columns(is_object=False)
+    return dict(group(columns.series, columns.points).items())
 
 
 def _sample_long(  # noqa: PLR0913, PLR0917 - one series of one sample
