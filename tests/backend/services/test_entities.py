@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -49,6 +52,26 @@ def test_experiment_names_are_unique_and_trimmed(store: Store) -> None:
         )
     with pytest.raises(InvalidInputError, match="empty"):
         experiments.create_experiment(store, name="  ", now_us=NOW)
+
+
+@pytest.mark.parametrize("kind", ["experiment", "tag"])
+def test_one_name_is_given_once_whoever_races(store: Store, kind: str) -> None:
+    create: Any = {
+        "experiment": experiments.create_experiment,
+        "tag": tags.create_tag,
+    }[kind]
+    start = threading.Barrier(4)
+
+    def attempt(_: int) -> str:
+        start.wait(timeout=10)
+        with contextlib.suppress(NameTakenError):
+            create(store, name="same", now_us=NOW)
+            return "created"
+        return "taken"
+
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(attempt, range(4)))
+    assert sorted(results) == ["created", "taken", "taken", "taken"]
 
 
 def test_absent_description_is_unchanged_and_empty_clears(store: Store) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,11 +31,13 @@ from backend.services.runs import (
     update_run,
 )
 from backend.storage import indexes
-from backend.storage.factory import Store
+from backend.storage.engine.faults import Fault, FaultInjector
+from backend.storage.factory import Store, open_store
 from matyan_wire.batch import SeriesRef
 from tests.backend.writing import START_US, make_run
 
 NOW = START_US + 10_000_000
+ENGINE = "backend.storage.engine.embedded.EmbeddedEngine"
 
 
 def get(store: Store, run_id: str) -> Run:
@@ -163,22 +167,18 @@ def test_old_tombstones_are_cleared(store: Store) -> None:
     assert left == [("c", NOW + 2)]
 
 
-class _Uncertain:
-    """An engine whose first commit happens and is taken for unknown."""
+@pytest.fixture
+def faults() -> FaultInjector:
+    """What happens to the commits of `faulty_store`; nothing until planned."""
+    return FaultInjector()
 
-    def __init__(self, engine: Any) -> None:
-        self.engine = engine
-        self.failures = 1
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.engine, name)
-
-    def transact(self, fn: Callable[[Any], Any], **options: Any) -> Any:
-        if self.failures:
-            # Committed, not known to be: what every engine then does is run it again.
-            self.failures -= 1
-            self.engine.transact(fn, **options)
-        return self.engine.transact(fn, **options)
+@pytest.fixture
+def faulty_store(data_dir: Path, faults: FaultInjector) -> Iterator[Store]:
+    """A store whose commits fail as planned."""
+    options = {"path": str(data_dir / "faulty"), "durable": False, "faults": faults}
+    with contextlib.closing(open_store(engine=ENGINE, options=options)) as store:
+        yield store
 
 
 @pytest.mark.parametrize(
@@ -193,14 +193,21 @@ class _Uncertain:
         ),
     ],
 )
-def test_commit_that_happened_after_all_is_repeated_without_harm(
-    store: Store, use_case: Callable[[Store], Any]
+@pytest.mark.parametrize("fault", [Fault.UNKNOWN_APPLIED, Fault.UNKNOWN_LOST])
+def test_commit_of_unknown_result_is_repeated_without_harm(
+    faulty_store: Store,
+    faults: FaultInjector,
+    use_case: Callable[[Store], Any],
+    fault: Fault,
 ) -> None:
+    store = faulty_store
     make_run(store, "a")
-    uncertain = Store(_Uncertain(store.engine))  # type: ignore[arg-type]
-    use_case(uncertain)
+    faults.plan(fault)
+    use_case(store)
+    assert faults.fired[fault] == 1
     assert outbox.count_pending(store) <= 1
     notes = store.engine.read(
         lambda tr: store.notes.count(tr, owner_kind="run", owner_id="a")
     )
     assert notes <= 1
+    assert len(store.engine.read(store.experiments.list_all)) <= 1
