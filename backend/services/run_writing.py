@@ -33,6 +33,7 @@ from backend.services.ingestion_batches import (
     IncomingBatch,
 )
 from backend.services.run_events import apply_event, ensure_run
+from backend.services.terminal_lines import MAX_STEP, place_lines, shift_lines
 from backend.storage.codecs.run_states import Progress, RunState, WriterState
 from backend.storage.engine.base import Transaction
 from backend.storage.repositories.run_state import (
@@ -57,7 +58,6 @@ Mask = npt.NDArray[np.bool_]
 
 LOGS: Final = "logs"
 LOG_RECORDS: Final = "log_records"
-MAX_STEP: Final = 2**63 - 1
 
 MAX_POINTS_PER_TRANSACTION: Final = MAX_BLOCK_POINTS
 MAX_OBJECT_BYTES_PER_TRANSACTION: Final = 1024 * 1024
@@ -179,13 +179,10 @@ class RunWrite:
             return
         else:
             self.state.note_opening(event.client_time_us)
-        # A process numbers its terminal lines from 0: those of an earlier one must
-        # stay, so that the lines of this one go after them.
-        offset = self._next_line()
         if writer is None:
-            self.state.line_offset = offset
-        else:
-            writer.line_offset = offset
+            # A process numbers its terminal lines from 0: those of an earlier one must
+            # stay, so the lines of this one go after them.
+            self.state.line_offset = self._next_line()
         self.run = apply_event(self._tr, self._store, self.run, event, item.received_us)
 
     def _next_line(self) -> int:
@@ -260,31 +257,34 @@ class RunWrite:
         if objects is not None:
             start = progress.objects
             stop = _object_stop(objects, start)
-            portion = self._with_line_offset(objects.part(start, stop), item, writer)
+            portion = self._place_lines(objects.part(start, stop), item, writer)
             self._collect(self._objects, portion, by_index)
             progress.objects = stop
             return stop >= len(objects.series)
         return True
 
-    def _with_line_offset(
+    def _place_lines(
         self, columns: BatchColumns, item: IncomingBatch, writer: WriterState | None
     ) -> BatchColumns:
-        offset = self.state.line_offset if writer is None else writer.line_offset
-        if not offset:
-            return columns
+        """Return the points with terminal lines moved after other processes' lines."""
         is_line = np.array([ref.kind == LOGS for ref in item.batch.series])[
             columns.series
         ]
         if columns.is_auto is not None:
             is_line &= ~columns.is_auto
+        if not bool(is_line.any()):
+            return columns
         points = columns.points
-        steps = np.minimum(points.steps, MAX_STEP - offset) + offset
-        moved = Columns(
-            np.where(is_line, steps, points.steps),
-            points.values,
-            points.times_us,
-            points.epochs,
-        )
+        steps = points.steps.copy()
+        if writer is None:
+            steps[is_line] = shift_lines(steps[is_line], self.state.line_offset)
+        else:
+            numbers = {self.numbers[r] for r in item.batch.series if r.kind == LOGS}
+            self._learn_last_steps(self._objects, sorted(numbers))
+            known = [self.last.steps[number] for number in numbers]
+            last = max((step for step in known if step is not None), default=-1)
+            steps[is_line] = place_lines(steps[is_line], writer, last=last)
+        moved = Columns(steps, points.values, points.times_us, points.epochs)
         return BatchColumns(columns.series, moved, columns.is_auto)
 
     def _collect(

@@ -60,7 +60,7 @@ RUN_STATE = (
     "9b050264cd03e70781a56c2f742f300991c4106464646464646464646464646464646403910b94a5"
     "6c2f742f300a01024d"
 )
-WRITER = "98010200c301020005"
+WRITER = "99010200c30102000506"
 
 
 def test_metric_chunk() -> None:
@@ -149,7 +149,14 @@ def test_writer_state() -> None:
     golden = bytes.fromhex(WRITER)
     state = run_states.decode_writer_state(golden, key=b"")
     assert state == run_states.WriterState(
-        1, 2, 0, last_part=True, durable_epoch=1, durable_seq=2, line_offset=5
+        1,
+        2,
+        0,
+        last_part=True,
+        durable_epoch=1,
+        durable_seq=2,
+        line_offset=5,
+        next_line=6,
     )
     assert run_states.encode_writer_state(state) == golden
 

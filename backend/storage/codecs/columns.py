@@ -112,8 +112,9 @@ def _decode_body(  # noqa: PLR0913, PLR0917 - the pieces of one column
         bits.fill(int.from_bytes(data[offset : offset + 8], "little", signed=True))
         return bits.view(dtype)
     if codec == LINEAR and size == 16:
-        first, stride = np.frombuffer(data, np.int64, 2, offset)
-        return first + stride * np.arange(count)
+        ends = np.frombuffer(data, np.int64, 2, offset)
+        ramp: Int64s = ends[0] + ends[1] * np.arange(count)
+        return ramp
     if codec == RAW and size == 8 * count:
         return np.frombuffer(data, dtype, count, offset)
     raise ColumnError(reason="column of unknown codec or wrong size")

@@ -97,6 +97,7 @@ class WriterState(msgspec.Struct, array_like=True):
         durable_seq: Its seq.
         durable_part: Its last part.
         line_offset: Added to the steps of the writer's terminal lines.
+        next_line: Step after the greatest of the writer's own lines.
     """
 
     epoch: int
@@ -107,6 +108,7 @@ class WriterState(msgspec.Struct, array_like=True):
     durable_seq: int = 0
     durable_part: int = 0
     line_offset: int = 0
+    next_line: int = 0
 
     def has(self, position: Position) -> bool:
         """Return whether a batch at `position` is applied already, or is stale."""

@@ -94,7 +94,8 @@ def _to_summary(fields: tuple[Any, ...], *, is_object: bool) -> Summary | None:
         fields = (*fields[:9], np.nan, *fields[10:])
     # The last field has a value only where something is not finite.
     step = fields[12] if fields[10] or fields[11] else None
-    return Summary(*fields[:12], first_non_finite_step=step)
+    values: Any = (*fields[:12], step)
+    return Summary(*values)
 
 
 def summarise(steps: Int64s, values: Float64s, starts: Int64s) -> Rows:

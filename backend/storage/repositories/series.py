@@ -54,6 +54,7 @@ METRIC_CHUNKS_PER_READ: Final = 32
 OBJECT_CHUNKS_PER_READ: Final = 4
 
 SeriesList = list[Series]
+Refs = list[SeriesRef]
 
 
 class SeriesRepository:
@@ -140,7 +141,7 @@ class SeriesRepository:
             if number in by_number
         }
 
-    def names(self, tr: ReadTransaction) -> list[SeriesRef]:
+    def names(self, tr: ReadTransaction) -> Refs:
         """Return every (kind, name, context) the project has used, sorted.
 
         Names of deleted runs stay.

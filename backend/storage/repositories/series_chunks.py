@@ -88,7 +88,8 @@ def join_chunks(pairs: list[KeyValue]) -> Iterator[tuple[int, bytes, bytes]]:
 
     The pairs are of one run, in key order, each chunk from its first part on.
     """
-    base, first_key, parts = b"", b"", []
+    base, first_key = b"", b""
+    parts: list[bytes] = []
     for key, value in pairs:
         # The key of part 0 ends in one byte for the part; every key that starts with
         # what is before it belongs to the same chunk.

@@ -137,4 +137,5 @@ def untouched(rows: Rows, merges: list[Merge]) -> Rows:
     keep: Any = np.ones(len(rows), bool)
     for merge in merges:
         keep[merge.first : merge.last] = False
-    return rows[keep]
+    kept: Rows = rows[keep]
+    return kept

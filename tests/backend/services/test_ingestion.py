@@ -24,6 +24,7 @@ from matyan_wire.batch import (
     Batch,
     CreateRun,
     Envelope,
+    Event,
     FinishRun,
     ObjectColumns,
     PointColumns,
@@ -100,7 +101,7 @@ def test_points_after_the_end_are_stored_and_sealed(store: Store, log: Log) -> N
 
 
 def test_events_come_before_points_and_the_end_after(store: Store, log: Log) -> None:
-    events = [
+    events: list[Event] = [
         FinishRun(RECEIVED_US),
         CreateRun(5),
         SetProperties(name="n", experiment="e"),
@@ -237,15 +238,29 @@ def test_an_opening_of_unknown_time_counts_once_per_frame(
     assert values_of(store, LOGS) == {0: "a", 1: "b"}
 
 
-def test_each_writer_keeps_its_own_place_for_lines(store: Store, log: Log) -> None:
-    def frame(writer: str, seq: int, *texts: str, first: int = 0) -> Frame:
-        events = [CreateRun(ord(writer))] if seq == 1 else []
-        position = Position(1, seq, writer=writer)
-        return Frame(lines(*texts, first=first), events, position)
+def writer_lines(writer: str, seq: int, *texts: str, first: int = 0) -> Frame:
+    opening: list[Event] = [CreateRun(ord(writer))]
+    position = Position(1, seq, writer=writer)
+    events = opening if seq == 1 else []
+    return Frame(lines(*texts, first=first), events, position)
 
-    send(store, log, frame("a", 1, "a0", "a1"), frame("b", 1, "b0"))
-    send(store, log, frame("b", 2, "b1", first=1))
-    assert values_of(store, LOGS) == {0: "a0", 1: "a1", 2: "b0", 3: "b1"}
+
+def test_a_writer_may_change_its_own_lines(store: Store, log: Log) -> None:
+    send(store, log, writer_lines("a", 1, "10 %", "x"))
+    send(store, log, writer_lines("a", 2, "90 %", first=0))
+    send(store, log, writer_lines("a", 3, "y", first=5))
+    assert values_of(store, LOGS) == {0: "90 %", 1: "x", 5: "y"}
+
+
+def test_lines_of_writers_at_the_same_time_do_not_meet(store: Store, log: Log) -> None:
+    send(store, log, writer_lines("a", 1, "a0", "a1"), writer_lines("b", 1, "b0"))
+    send(store, log, writer_lines("b", 2, "b1", first=1))
+    # What the first process had still to send comes after the second has begun.
+    send(store, log, writer_lines("a", 2, "a2", "a3", first=2))
+    send(store, log, writer_lines("a", 2, "a2", "a3", first=2))
+    send(store, log, writer_lines("b", 3, "b2", first=2))
+    texts = values_of(store, LOGS)
+    assert list(texts.values()) == ["a0", "a1", "b0", "b1", "a2", "a3", "b2"]
 
 
 # --- the durable watermark -----------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from backend.bus.base import Record, RecordPosition
-from backend.domain.series import ObjectPoints, Points, Summary
+from backend.domain.series import ObjectPoints, Points, Series, Summary
 from backend.storage.engine.embedded import EmbeddedEngine
 from backend.storage.engine.faults import FaultInjector
 from backend.storage.factory import Store
@@ -257,23 +257,25 @@ def assert_store_equals_model(store: Store, model: Model, run_id: str = "run") -
     assert found.keys() == model.series.keys()
     for ref, described in found.items():
         points = model.points(ref)
-        expected = expected_columns(points)
+        read, iterated = _rows_of(store, run.number, described)
+        assert read == iterated == expected_columns(points)
         summary = described.summary
         if ref.kind == METRIC:
             assert_same_summary(summary, expected_summary(points))
-            read = engine.read(
-                lambda tr, n=described.number: series.read_points(tr, run.number, n)
-            )
-            assert columns_of(read) == expected
-            pieces = series.iter_points(engine, run.number, described.number)
-            iterated = [row for piece in pieces for row in columns_of(piece)]
         else:
             stored = None if summary is None else (summary.count, summary.last_step)
             assert stored == ((len(points), points[-1].step) if points else None)
-            objects = engine.read(
-                lambda tr, n=described.number: series.read_objects(tr, run.number, n)
-            )
-            assert object_columns_of(objects) == expected
-            parts = series.iter_objects(engine, run.number, described.number)
-            iterated = [row for part in parts for row in object_columns_of(part)]
-        assert iterated == expected
+
+
+def _rows_of(store: Store, run: int, described: Series) -> tuple[list[Any], list[Any]]:
+    engine, series, number = store.engine, store.series, described.number
+    if described.kind == METRIC:
+        points = engine.read(lambda tr: series.read_points(tr, run, number))
+        pieces = series.iter_points(engine, run, number)
+        return columns_of(points), [row for some in pieces for row in columns_of(some)]
+    objects = engine.read(lambda tr: series.read_objects(tr, run, number))
+    parts = series.iter_objects(engine, run, number)
+    return (
+        object_columns_of(objects),
+        [row for some in parts for row in object_columns_of(some)],
+    )
