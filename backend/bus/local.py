@@ -65,6 +65,8 @@ class LocalEventLog(EventLog):
         min_free_bytes: Refuse records when the disk has less than this left, so that
             consumers can still commit, which is what makes room.
         max_in_flight_bytes: Bound on what this process has published and not stored.
+        confirm_s: A record that the disk does not take within this is failed as
+            unconfirmed.
         lease_s: How long a silent group member keeps its partitions.
         durable: Whether a commit waits for the disk. False only for tests.
         now_us: Wall clock that stamps records.
@@ -84,6 +86,7 @@ class LocalEventLog(EventLog):
         max_bytes: int | None = None,
         min_free_bytes: int = 64 << 20,
         max_in_flight_bytes: int = 64 << 20,
+        confirm_s: float = 30.0,
         lease_s: float = 10.0,
         durable: bool = True,
         now_us: Callable[[], int] = system_now_us,
@@ -104,6 +107,7 @@ class LocalEventLog(EventLog):
             max_bytes=max_bytes,
             min_free_bytes=min_free_bytes,
             max_in_flight_bytes=max_in_flight_bytes,
+            confirm_s=confirm_s,
             now_us=now_us,
             make_room=self.trim,
         )

@@ -93,11 +93,12 @@ class LocalConsumer(Consumer):
         sleep_s = FIRST_SLEEP_S
         seen = -1
         while True:
-            change = self._env.last_change()
             self._tend()
-            self._settle_membership_if_due(changed=change != seen)
-            if change != seen:
-                seen = change
+            changed = self._env.last_change() != seen
+            if changed:
+                seen = self._look()
+            self._settle_membership_if_due()
+            if changed:
                 records = self._fetch(max_records, max_bytes)
                 if records:
                     return records
@@ -178,15 +179,22 @@ class LocalConsumer(Consumer):
         if self._waiting and time.monotonic() - self._stored_s >= COMMIT_INTERVAL_S:
             self._store_offsets()
 
-    def _settle_membership_if_due(self, *, changed: bool) -> None:
-        due = time.monotonic() - self._checked_s >= CHECK_INTERVAL_S
-        if due or (changed and self._moved()):
-            self._settle_membership()
+    def _look(self) -> int:
+        """Return the number of the newest commit that can be read.
 
-    def _moved(self) -> bool:
-        return self._version != self._env.read(
-            lambda txn: groups.version(txn, self._env, self._group)
+        Not the one `last_change` tells: that is shown a moment before, and a record
+        committed in between would be missed.
+        """
+        number, version = self._env.read(
+            lambda txn: (txn.id(), groups.version(txn, self._env, self._group))
         )
+        if version != self._version:
+            self._checked_s = float("-inf")
+        return int(number)
+
+    def _settle_membership_if_due(self) -> None:
+        if time.monotonic() - self._checked_s >= CHECK_INTERVAL_S:
+            self._settle_membership()
 
     def _settle_membership(self) -> None:
         # Only between batches: partitions change hands here.

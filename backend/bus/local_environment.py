@@ -68,6 +68,9 @@ class LocalEnvironment:
         self.users = 0
         self.pid = os.getpid()
         self._gate = threading.Condition()
+        # One thread at a time may wait for LMDB's write lock: py-lmdb counts a waiting
+        # thread as being inside LMDB, and the holder could then never abort.
+        self._writing = threading.Lock()
         self._active = 0
         self._resizing = False
         with _translated(path):
@@ -114,10 +117,9 @@ class LocalEnvironment:
         while True:
             map_bytes = 0
             try:
-                with self._passing():
+                with self._writing, self._passing():
                     map_bytes = self._env.info()["map_size"]
-                    with self._env.begin(write=True) as txn:
-                        return fn(txn)
+                    return self._write_once(fn)
             except lmdb.MapResizedError:
                 self._adopt_map()
             except lmdb.MapFullError:
@@ -126,7 +128,10 @@ class LocalEnvironment:
                 raise self._translate(error) from error
 
     def last_change(self) -> int:
-        """Return a number that rises with every commit of any process."""
+        """Return a number that rises with every commit of any process.
+
+        It rises a moment before the commit can be read.
+        """
         with self._passing():
             return int(self._env.info()["last_txnid"])
 
@@ -172,6 +177,28 @@ class LocalEnvironment:
         env, self._env = self._env, None
         if env is not None:
             env.close()
+
+    def _write_once(self, fn: Callable[[Any], T]) -> T:
+        txn = self._env.begin(write=True)
+        try:
+            result = fn(txn)
+        except BaseException:
+            self._abort(txn)
+            raise
+        txn.commit()
+        return result
+
+    def _abort(self, txn: Any) -> None:
+        # py-lmdb aborts a write only once no other thread is inside LMDB, which
+        # readers that follow one another would put off for ever.
+        with self._gate:
+            closed_here = not self._resizing
+            self._resizing = True
+        try:
+            txn.abort()
+        finally:
+            if closed_here:
+                self.resume()
 
     @contextlib.contextmanager
     def _passing(self) -> Iterator[None]:

@@ -25,15 +25,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from typing_extensions import override
 
 from backend.bus import local_format as fmt
 from backend.bus.base import Producer, RecordPosition
+from backend.bus.local_append import PROBE_TOPIC, Append, Pending
 from backend.bus.local_environment import LocalEnvironment
-from backend.bus.local_topics import get_topic, iter_prefix
+from backend.bus.local_topics import get_topic
 from backend.errors import (
     EventLogClosedError,
     EventLogError,
@@ -46,25 +46,9 @@ logger = logging.getLogger(__name__)
 
 MAX_GROUP_BYTES: Final = 16 << 20
 MAX_GROUP_RECORDS: Final = 10_000
-PUT_SLICE_BYTES: Final = 1 << 20
-"""LMDB copies the rows of one call while holding the interpreter's lock: 1 MB is about
-a millisecond (measured), after which other threads get a turn."""
-
 MAX_HEADERS: Final = 255
 MAX_KEY_BYTES: Final = 65_535
-PROBE_TOPIC: Final = ""
-CONFIRM_TIMEOUT_S: Final = 30.0
-
-
-@dataclass(slots=True, eq=False)
-class _Pending:
-    topic: str
-    key: bytes
-    row: bytes
-    queued_s: float
-    future: Future[RecordPosition] = field(default_factory=Future)
-    position: RecordPosition | None = None
-    error: EventLogError | None = None
+MAX_NAME_BYTES: Final = 65_535
 
 
 class Appender:
@@ -77,6 +61,7 @@ class Appender:
         max_bytes: Bound on the stored records, None for the disk's own.
         min_free_bytes: Disk space left to consumers, whose commits make room again.
         max_in_flight_bytes: Bound on what is queued or being committed.
+        confirm_s: Records that wait longer are failed, and new ones refused.
         now_us: Clock that stamps the records.
         make_room: Called when `max_bytes` is reached; returns how many records it
             could delete.
@@ -89,6 +74,7 @@ class Appender:
         max_bytes: int | None,
         min_free_bytes: int,
         max_in_flight_bytes: int,
+        confirm_s: float,
         now_us: Callable[[], int],
         make_room: Callable[[], int],
     ) -> None:
@@ -96,12 +82,13 @@ class Appender:
         self._max_bytes = max_bytes
         self._min_free_bytes = min_free_bytes
         self._max_in_flight_bytes = max_in_flight_bytes
+        self._confirm_s = confirm_s
         self._now_us = now_us
         self._make_room = make_room
         self._topics: dict[str, fmt.TopicRow] = {}
         self._changed = threading.Condition()
-        self._queue: deque[_Pending] = deque()
-        self._committing: list[_Pending] = []
+        self._queue: deque[Pending] = deque()
+        self._committing: list[Pending] = []
         self._in_flight_bytes = 0
         self._closed = False
         self._confirmed_s = float("-inf")
@@ -115,7 +102,11 @@ class Appender:
         row = fmt.encode_record(
             key=key, value=value, time_us=self._now_us(), headers=headers
         )
-        return self._enqueue(topic, key=key, row=row)
+        try:
+            return self._enqueue(topic, key=key, row=row)
+        except EventLogUnavailableError:
+            self._fail_overdue(after_s=self._confirm_s)
+            raise
 
     def is_closed(self) -> bool:
         """Return whether nothing can be appended (any more) in this process."""
@@ -140,7 +131,7 @@ class Appender:
     def flush(self, *, timeout_s: float) -> bool:
         """Wait until nothing is in flight; return whether that was reached."""
         self._env.check_usable()
-        self._fail_overdue()
+        self._fail_overdue(after_s=self._confirm_s)
         with self._changed:
             return self._changed.wait_for(self._is_idle, timeout_s)
 
@@ -170,12 +161,14 @@ class Appender:
             found = self._env.read(lambda txn: get_topic(txn, self._env, topic))
             self._topics[topic] = found
         limit = found.max_record_bytes
-        if size > limit or len(key) > MAX_KEY_BYTES or len(headers) > MAX_HEADERS:
+        named = all(len(name.encode()) <= MAX_NAME_BYTES for name, _value in headers)
+        countable = len(key) <= MAX_KEY_BYTES and len(headers) <= MAX_HEADERS
+        if size > limit or not (named and countable):
             raise RecordTooLargeError(topic=topic, size=size, limit=limit)
 
     def _enqueue(self, topic: str, *, key: bytes, row: bytes) -> Future[RecordPosition]:
         self._env.check_usable()
-        pending = _Pending(topic, key, row, time.monotonic())
+        pending = Pending(topic, key, row, time.monotonic())
         # A record cannot be taken back once queued: refuse to be cancelled.
         pending.future.set_running_or_notify_cancel()
         with self._changed:
@@ -200,7 +193,7 @@ class Appender:
         path = str(self._env.path)
         if oldest is not None:
             waited_s = time.monotonic() - oldest.queued_s
-            if waited_s > CONFIRM_TIMEOUT_S:
+            if waited_s > self._confirm_s:
                 reason = "earlier records are not confirmed"
                 raise EventLogUnavailableError(
                     path=path, reason=reason, waited_s=waited_s
@@ -211,7 +204,7 @@ class Appender:
             reason = "too much in flight"
             raise EventLogFullError(path=path, reason=reason)
 
-    def _oldest(self) -> _Pending | None:
+    def _oldest(self) -> Pending | None:
         if self._committing:
             return self._committing[0]
         return self._queue[0] if self._queue else None
@@ -238,10 +231,10 @@ class Appender:
                 self._committing = []
                 self._changed.notify_all()
 
-    def _take(self) -> list[_Pending]:
+    def _take(self) -> list[Pending]:
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._closed)
-            group: list[_Pending] = []
+            group: list[Pending] = []
             size = 0
             while self._queue and len(group) < MAX_GROUP_RECORDS:
                 size += len(self._queue[0].row)
@@ -251,7 +244,7 @@ class Appender:
             self._committing = group
             return group
 
-    def _commit(self, group: list[_Pending]) -> None:
+    def _commit(self, group: list[Pending]) -> None:
         if self._env.free_disk_bytes() < self._min_free_bytes:
             reason = "the disk is nearly full"
             raise EventLogFullError(path=str(self._env.path), reason=reason)
@@ -260,7 +253,7 @@ class Appender:
             self._append_again(group[-refused:])
         self._confirmed_s = time.monotonic()
 
-    def _append_again(self, refused: list[_Pending]) -> None:
+    def _append_again(self, refused: list[Pending]) -> None:
         # What came before is durable already: a failure here is these records' alone.
         try:
             if self._make_room():
@@ -268,9 +261,9 @@ class Appender:
         except EventLogError as error:
             _fail(refused, error)
 
-    def _append(self, txn: Any, group: list[_Pending]) -> int:
+    def _append(self, txn: Any, group: list[Pending]) -> int:
         """Append what fits; return how many at the end of the group did not."""
-        batch = _Append(txn, self._env, self._max_bytes)
+        batch = Append(txn, self._env, self._max_bytes)
         taken = sum(1 for _ in itertools.takewhile(batch.add, group))
         batch.write()
         self._topics.update(batch.topics)
@@ -280,7 +273,7 @@ class Appender:
         _fail(group[taken:], full)
         return len(group) - taken
 
-    def _fail_overdue(self, *, after_s: float = CONFIRM_TIMEOUT_S) -> None:
+    def _fail_overdue(self, *, after_s: float) -> None:
         """Fail the futures of records that have waited too long for the disk."""
         with self._changed:
             limit = time.monotonic() - after_s
@@ -293,87 +286,12 @@ class Appender:
             _settle(pending.future, None, error)
 
 
-class _Append:
-    """One transaction's worth of records: gives each its place, writes them sorted."""
-
-    def __init__(self, txn: Any, env: LocalEnvironment, max_bytes: int | None) -> None:
-        self._txn = txn
-        self._env = env
-        self._room = self._find_room(max_bytes)
-        self._partitions: dict[tuple[int, int], fmt.PartitionRow] = {}
-        self._rows: list[tuple[bytes, bytes]] = []
-        self.topics: dict[str, fmt.TopicRow] = {}
-
-    def add(self, pending: _Pending) -> bool:
-        """Take a record in; return False if there is no room for it."""
-        if pending.topic == PROBE_TOPIC:
-            count = fmt.decode_number(self._txn.get(fmt.PROBE_KEY, db=self._env.state))
-            row = fmt.encode_number(count + 1)
-            self._txn.put(fmt.PROBE_KEY, row, db=self._env.state)
-            return self._room > 0
-        size = fmt.stored_bytes(len(pending.row))
-        if size > self._room:
-            return False
-        self._room -= size
-        topic = self._topic(pending.topic)
-        number = fmt.key_hash(pending.key) % topic.partitions
-        old = self._partition(topic.number, number)
-        key = fmt.pack_record(topic.number, number, old.next_offset)
-        self._rows.append((key, pending.row))
-        self._partitions[topic.number, number] = fmt.PartitionRow(
-            old.next_offset + 1, old.stored_bytes + size
-        )
-        pending.position = RecordPosition(
-            self._env.log_id, topic.name, number, old.next_offset
-        )
-        return True
-
-    def write(self) -> None:
-        """Put every row taken in."""
-        self._rows.sort()
-        for rows in _slices(self._rows):
-            self._txn.cursor(self._env.records).putmulti(rows)
-        for (topic, number), row in self._partitions.items():
-            key = fmt.pack_partition(topic, number)
-            self._txn.put(key, fmt.encode_partition(row), db=self._env.state)
-
-    def _find_room(self, max_bytes: int | None) -> float:
-        if max_bytes is None:
-            return float("inf")
-        rows = iter_prefix(self._txn, self._env.state, b"p")
-        return max_bytes - sum(fmt.decode_partition(r).stored_bytes for _k, r in rows)
-
-    def _topic(self, name: str) -> fmt.TopicRow:
-        if name not in self.topics:
-            self.topics[name] = get_topic(self._txn, self._env, name)
-        return self.topics[name]
-
-    def _partition(self, topic: int, number: int) -> fmt.PartitionRow:
-        found = self._partitions.get((topic, number))
-        if found is None:
-            row = self._txn.get(fmt.pack_partition(topic, number), db=self._env.state)
-            found = fmt.decode_partition(row)
-        return found
-
-
-def _slices(rows: list[tuple[bytes, bytes]]) -> list[list[tuple[bytes, bytes]]]:
-    slices: list[list[tuple[bytes, bytes]]] = [[]]
-    size = 0
-    for row in rows:
-        if size > PUT_SLICE_BYTES:
-            slices.append([])
-            size = 0
-        slices[-1].append(row)
-        size += len(row[1])
-    return slices
-
-
-def _fail(group: Sequence[_Pending], error: EventLogError | None) -> None:
+def _fail(group: Sequence[Pending], error: EventLogError | None) -> None:
     for pending in group:
         pending.error = error
 
 
-def _resolve(group: Sequence[_Pending]) -> None:
+def _resolve(group: Sequence[Pending]) -> None:
     for pending in group:
         _settle(pending.future, pending.position, pending.error)
 
