@@ -39,7 +39,7 @@ class Journal:
 
     run_id: str
     points: int
-    steps_per_frame: int = 100
+    steps_per_frame: int = 10
     accepted_frames: int = 0
     sends: int = 0
     values: np.ndarray = field(init=False)
