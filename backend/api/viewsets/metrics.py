@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from django.http import HttpResponse
@@ -25,8 +25,10 @@ from backend.api.series_refs import find_series
 from backend.api.viewsets.base import StoreViewSet
 from backend.domain.series import Points, Series
 
-_GROUP: Final = 1_000
-"""Series read in one transaction."""
+GROUP_SERIES: Final = 10_000
+GROUP_POINTS: Final = 4_000_000
+"""Series and stored points read in one transaction, at most, if one series is less:
+well within the time a transaction has."""
 
 
 class MetricBatchViewSet(StoreViewSet):
@@ -77,16 +79,29 @@ class MetricBatchViewSet(StoreViewSet):
         density: int,
     ) -> dict[int, Points]:
         start, stop = steps
-        numbers = sorted({one.number for one in series})
         found: dict[int, Points] = {}
-        for at in range(0, len(numbers), _GROUP):
-            group = numbers[at : at + _GROUP]
+        for group in _groups(series):
             found |= self.read(
                 lambda tr, group=group: self.store.series.sample_points(  # type: ignore[misc]  # bound now
                     tr, run_number, group, max_points=density, start=start, stop=stop
                 )
             )
         return found
+
+
+def _groups(series: Sequence[Series]) -> Iterator[list[int]]:
+    """Yield the series' numbers in ascending groups for one transaction each."""
+    counts = {one.number: one.summary.count if one.summary else 0 for one in series}
+    group: list[int] = []
+    points = 0
+    for number in sorted(counts):
+        points += counts[number]
+        if group and (len(group) == GROUP_SERIES or points > GROUP_POINTS):
+            yield group
+            group, points = [], counts[number]
+        group.append(number)
+    if group:
+        yield group
 
 
 def _trace(ref: TraceRef, points: Points) -> dict[str, Any]:

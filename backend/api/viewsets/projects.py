@@ -33,10 +33,13 @@ _PROJECT: Final = {
 }
 
 
+_ONE_PROJECT: Final = forced_singular_serializer(ProjectSerializer)  # type: ignore[no-untyped-call]  # untyped
+
+
 class ProjectViewSet(StoreViewSet):
     """The one project of this server."""
 
-    @extend_schema(responses=forced_singular_serializer(ProjectSerializer))
+    @extend_schema(responses=_ONE_PROJECT)
     def list(self, request: Request) -> Response:
         """Return the project."""
         return Response(_PROJECT)

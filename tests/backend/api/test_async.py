@@ -104,7 +104,7 @@ async def test_a_reader_that_leaves_stops_the_search(runs, monkeypatch, store):
     await request.send_input({"type": "http.disconnect"})
     await request.wait(WAIT_S)
     async with asyncio.timeout(WAIT_S):
-        while STREAMS_OPEN._value.get() != open_before:
+        while STREAMS_OPEN._value.get() != open_before:  # noqa: ASYNC110 - no event
             await asyncio.sleep(0.005)  # closing waits for the step in hand
 
     assert 0 < len(read) < 40

@@ -5,6 +5,8 @@ import random
 
 import pytest
 
+from backend.api.viewsets import metrics
+
 
 @pytest.fixture
 def run(writer):
@@ -116,8 +118,11 @@ def test_ranges_of_words_are_refused(api, run, query):
     assert response.json()["error"]["fields"]["parameter"] == "record_range"
 
 
-def test_many_series_in_one_request(api, writer, run):
-    names = [f"m{number}" for number in range(2_500)]
+@pytest.mark.parametrize("bounds", [(10_000, 4_000_000), (100, 4_000_000), (10_000, 7)])
+def test_many_series_in_one_request(api, writer, run, monkeypatch, bounds):
+    monkeypatch.setattr(metrics, "GROUP_SERIES", bounds[0])
+    monkeypatch.setattr(metrics, "GROUP_POINTS", bounds[1])
+    names = [f"m{number}" for number in range(1_000)]
     writer.metrics(run, [(name, None, [1.0, 2.0]) for name in names])
     random.Random(1).shuffle(names)
 
