@@ -17,6 +17,7 @@ from matyan_client.journal.points import (
     SeriesState,
     segment_bytes,
     segment_path,
+    spare_path,
 )
 
 CAPACITY = 1024
@@ -85,10 +86,39 @@ def test_a_spare_segment_is_not_data(tmp_path: Path):
     for _ in range(6):
         log.append(series, None, 1.0, math.nan, 1)
     log.prepare()
-    assert segment_path(tmp_path, 1).exists()
+    assert spare_path(tmp_path, 1).exists()
     assert PointReader(tmp_path).find_end() == 6
+    for _ in range(6):
+        log.append(series, None, 1.0, math.nan, 1)
+    assert not spare_path(tmp_path, 1).exists()
+    log.prepare()
     log.close()
-    assert not segment_path(tmp_path, 1).exists()
+    assert not spare_path(tmp_path, 2).exists()
+    assert PointReader(tmp_path).find_end() == 12
+
+
+def test_a_burst_that_overtakes_the_allocation_ahead_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    log = writer(tmp_path, capacity=8)
+    series = SeriesState(1, counts=True)
+    for _ in range(6):
+        log.append(series, None, 1.0, math.nan, 1)
+    create = mapping.create
+
+    def slow(path: Path, size: int):
+        monkeypatch.setattr(mapping, "create", create)
+        for _ in range(10):
+            log.append(series, None, 1.0, math.nan, 1)
+        return create(path, size)
+
+    monkeypatch.setattr(mapping, "create", slow)
+    log.prepare()
+    for _ in range(4):
+        log.append(series, None, 1.0, math.nan, 1)
+    assert (log.end, log.refused) == (20, 0)
+    assert PointReader(tmp_path).find_end() == 20
+    assert list(tmp_path.glob("spare-*")) == []
 
 
 def test_steps_count_per_series_behind_the_greatest_given():
@@ -130,7 +160,6 @@ def test_a_quota_refuses_and_frees_again(tmp_path: Path):
         log.append(series, None, 1.0, math.nan, 1)
     assert (log.end, log.refused) == (8, 2)
     first = log.forget_before(4, first=0)
-    log._retry_at = 0
     log.append(series, None, 1.0, math.nan, 1)
     assert (first, log.end) == (1, 9)
     assert not segment_path(tmp_path, 0).exists()

@@ -81,16 +81,19 @@ def segment_path(directory: Path, number: int) -> Path:
     return directory / f"points-{number:08d}"
 
 
+def spare_path(directory: Path, number: int) -> Path:
+    """Return the path of segment `number` while it is allocated ahead."""
+    return directory / f"spare-{number:08d}"
+
+
 class _Segment:
     """A mapped segment and typed views of its columns."""
 
     __slots__ = ("epochs", "memory", "number", "series", "steps", "times", "values")
 
-    def __init__(self, directory: Path, number: int, capacity: int) -> None:
+    def __init__(self, path: Path, number: int, capacity: int) -> None:
         self.number = number
-        self.memory = mapping.create(
-            segment_path(directory, number), segment_bytes(capacity)
-        )
+        self.memory = mapping.create(path, segment_bytes(capacity))
         _HEADER.pack_into(self.memory, 0, _MAGIC, capacity, 0, number * capacity)
         view = memoryview(self.memory)
         wide = 8 * capacity
@@ -134,7 +137,7 @@ class PointWriter:
         self._spare: _Segment | None = None
         self._base = 0
         self._slot = self._capacity = 0  # no room: the first point allocates
-        self._retry_at = 0.0
+        self._retry_at = self._prepare_at = 0.0
         self.refused = 0
         self.refusal: OSError | None = None
 
@@ -189,15 +192,20 @@ class PointWriter:
                 self._segment is not None
                 and self._spare is None
                 and self._slot > self._capacity // 4
-                and time.monotonic() >= self._retry_at
+                and time.monotonic() >= self._prepare_at
             )
             number = self._base // self._size + 1
-        if not wanted:
+        directory = self._directory
+        if not wanted or directory is None:
             return
-        spare = self._allocate(number)
+        # Under a name of its own: a burst may need the segment before it is ready,
+        # and then makes one itself.
+        spare = self._allocate(spare_path(directory, number), number)
+        if spare is None:
+            self._prepare_at = time.monotonic() + RETRY_S
+            return
         with self._lock:
-            if spare is not None:
-                self._take_spare(spare)
+            self._take_spare(spare)
 
     def _take_spare(self, spare: _Segment) -> None:
         if self._segment is None or self._base // self._size + 1 != spare.number:
@@ -208,44 +216,57 @@ class PointWriter:
     def _discard(self, segment: _Segment) -> None:
         segment.close()
         if self._directory is not None:
-            segment_path(self._directory, segment.number).unlink(missing_ok=True)
+            spare_path(self._directory, segment.number).unlink(missing_ok=True)
         self._budget.release(segment_bytes(self._size))
 
-    def _allocate(self, number: int) -> _Segment | None:
+    def _allocate(self, path: Path, number: int) -> _Segment | None:
         size = segment_bytes(self._size)
         try:
-            if self._directory is None:
-                msg = "there is no journal"
-                raise FileNotFoundError(msg)
             with self._lock:
                 self._budget.reserve(size)
             try:
-                return _Segment(self._directory, number, self._size)
+                return _Segment(path, number, self._size)
             except BaseException:
                 with self._lock:
                     self._budget.release(size)
                 raise
-        except FileExistsError:
-            return None  # `prepare` and a burst met: the other one has it
-        except (OSError, ValueError) as error:
-            self.refusal = error if isinstance(error, OSError) else OSError(str(error))
-            self._retry_at = time.monotonic() + RETRY_S
+        except OSError as error:
+            self.refusal = error
             return None
 
     def _roll(self) -> bool:
         """Go to the next segment; False if there is no room for it. Lock held."""
+        if self._directory is None:
+            self.refusal = FileNotFoundError("there is no journal")
+            return False
         number = 0 if self._segment is None else self._base // self._size + 1
-        segment, self._spare = self._spare, None
+        segment = self._adopt_spare(self._directory)
         if segment is None:
             if time.monotonic() < self._retry_at:
                 return False
-            segment = self._allocate(number)
-            if segment is None:
-                return False
+            path = segment_path(self._directory, number)
+            segment = self._allocate(path, number)
+        if segment is None:
+            self._retry_at = time.monotonic() + RETRY_S
+            return False
         if self._segment is not None:
             self._segment.close()
         self._enter(segment)
         return True
+
+    def _adopt_spare(self, directory: Path) -> _Segment | None:
+        spare, self._spare = self._spare, None
+        if spare is None:
+            return None
+        try:
+            spare_path(directory, spare.number).rename(
+                segment_path(directory, spare.number)
+            )
+        except OSError as error:
+            self.refusal = error
+            self._discard(spare)
+            return None
+        return spare
 
     def _enter(self, segment: _Segment) -> None:
         self._segment = segment
@@ -271,6 +292,7 @@ class PointWriter:
             segment_path(self._directory, number).unlink(missing_ok=True)
             with self._lock:
                 self._budget.release(segment_bytes(self._size))
+                self._retry_at = 0.0
         return max(first, stop)
 
     def close(self) -> None:

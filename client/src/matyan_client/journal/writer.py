@@ -116,8 +116,8 @@ class JournalWriter:
         except OSError as error:
             console.warn(
                 f"no journal can be kept under {state_dir} ({error.strerror or error}):"
-                f" run {meta.run_id} is NOT recorded. Free space or set MATYAN_DIR to a "
-                "directory that can be written."
+                f" run {meta.run_id} is NOT recorded. Free space, or set MATYAN_DIR to "
+                "a directory that can be written."
             )
             if path is not None:
                 directories.remove(path)
