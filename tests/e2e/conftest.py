@@ -22,6 +22,13 @@ def server(tmp_path: Path) -> Iterator[LocalServer]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
+    """One server for all tests of a module that leave it as they found it."""
+    with LocalServer(tmp_path_factory.mktemp("shared") / "data") as running:
+        yield running
+
+
 @pytest.fixture(scope="session")
 def public_client_python() -> Path:
     """A Python with the public client, unmodified; made once and kept."""

@@ -15,9 +15,9 @@ import httpx
 import numpy as np
 import psutil
 import pytest
-from backend.storage.factory import Store, open_store
 
 from backend.domain.series import Points
+from backend.storage.factory import Store, open_store
 from matyan_project.local_server import LocalServer
 from tests.e2e.journal import SERIES, Journal, send_all
 
