@@ -201,9 +201,20 @@ def _after_commit(store: Store, outcome: _Outcome, result: ApplyResult) -> None:
         )
         # A run that is not active may have seen its last batch.
         if write.finished or not write.run.active or seal_is_due(write.state):
-            result.sealed_points += store.series.seal(
-                store.engine, write.run.number, final=write.finished
-            )
+            result.sealed_points += _seal(store, write)
+
+
+def _seal(store: Store, write: RunWrite) -> int:
+    number = write.run.number
+    try:
+        return store.series.seal(store.engine, number, final=write.finished)
+    except _IMPOSSIBLE as error:
+        # What came is stored and readable; trying again would stop every other run.
+        logger.exception(
+            "ingestion.seal_failed",
+            extra={"run_id": write.run.run_id, "code": error.code},
+        )
+        return 0
 
 
 def _reject(result: ApplyResult, record: Record, error: MatyanError) -> None:

@@ -446,6 +446,23 @@ def test_damage_in_one_run_does_not_stop_the_others(store: Store, log: Log) -> N
     assert values_of(store, run_id="b") == {1: 1.0}
 
 
+def test_a_run_that_cannot_be_sealed_does_not_stop_the_others(
+    store: Store, log: Log, caplog: pytest.LogCaptureFixture
+) -> None:
+    send(store, log, Frame([Point(LOSS, 0, 1.0)], [FinishRun()]))
+    key = keyspace.pack_chunk(run_of(store).number, 0, 0, 0)
+    store.engine.transact(lambda tr: tr.set(key, b"rotten"))
+    result = send(
+        store,
+        log,
+        Frame([Point(LOSS, 0, 2.0)]),
+        Frame([Point(LOSS, 1, 1.0)], run_id="b"),
+    )
+    assert (result.applied, result.poison) == (2, [])
+    assert [record.message for record in caplog.records] == ["ingestion.seal_failed"]
+    assert values_of(store, run_id="b") == {1: 1.0}
+
+
 # --- size ----------------------------------------------------------------------------
 
 
