@@ -27,7 +27,7 @@ from backend.bus.base import (
     RecordPosition,
     TopicPartition,
 )
-from backend.bus.topics import DEAD_LETTERS
+from backend.bus.topics import DEAD_LETTERS, REPLAY_GROUP, REPLAY_OF
 from backend.errors import (
     EventLogError,
     EventLogUnavailableError,
@@ -35,8 +35,6 @@ from backend.errors import (
     RecordTooLargeError,
 )
 
-REPLAY_GROUP: Final = "dead-letter-replay"
-REPLAY_OF: Final = "replay_of"
 ORIGINAL: Final = "original."
 MAX_REASON_CHARS: Final = 2_000
 CONFIRM_S: Final = 30.0

@@ -20,8 +20,13 @@ DEAD_LETTERS: Final = "dead-letters"
 from (`topic`, `partition`, `offset`, `log_id`) and why (`code`, `reason`,
 `time_us`)."""
 
+REPLAY_OF: Final = "replay_of"
+"""Header of a record replayed from the dead letters: log id/topic/partition/offset of
+the record it repeats. What its writer sent later may have been applied before it."""
+
 INGESTION_GROUP: Final = "ingestion-workers"
 CONTROL_GROUP: Final = "control-workers"
+REPLAY_GROUP: Final = "dead-letter-replay"
 
 DAY_S: Final = 86_400.0
 
@@ -45,6 +50,6 @@ TOPICS: Final = (
         partitions=1,
         max_record_bytes=10 * 1024 * 1024,
         retention_seconds=30 * DAY_S,
-        groups=("dead-letter-replay",),
+        groups=(REPLAY_GROUP,),
     ),
 )

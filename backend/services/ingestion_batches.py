@@ -8,6 +8,7 @@ Design note: docs/subsystems/storage.md#ingestion
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.bus.base import Record
+from backend.bus.topics import REPLAY_OF
 from backend.domain.series import Int64s
 from backend.errors import InvalidInputError, LimitExceededError
 from backend.storage.repositories.series_columns import Columns, payload_array
@@ -77,7 +79,8 @@ class IncomingBatch:
         record: Where it came from.
         log: "log_id/topic/partition" of it.
         received_us: The gateway's clock.
-        digest: The frame's digest, empty for writers with positions.
+        digest: The frame's digest, or that of a replayed record's origin; empty for
+            other records of writers with positions.
         batch: Its events, series and position.
         points: Its metric points, or None.
         objects: Its object points, or None.
@@ -111,12 +114,18 @@ def decode_record(record: Record) -> IncomingBatch:
         raise InvalidInputError(field="record", reason=str(error)) from error
     _check_head(envelope, batch)
     _check_series(batch.series)
+    digest = envelope.digest
+    origin = dict(record.headers).get(REPLAY_OF)
+    if origin is not None:
+        # Its writer is further on by now: its position would make it look applied.
+        batch.position = None
+        digest = hashlib.blake2b(origin, digest_size=16).digest()
     position = record.position
     return IncomingBatch(
         record,
         f"{position.log_id}/{position.topic}/{position.partition}",
         envelope.received_us,
-        envelope.digest,
+        digest,
         batch,
         _metric_columns(batch, batch.points, envelope.received_us),
         _object_columns(batch, batch.objects, envelope.received_us),

@@ -13,9 +13,9 @@ from rich.progress import Progress
 from typing_extensions import override
 
 from backend import runtime
-from backend.bus.topics import DEAD_LETTERS, TOPICS
+from backend.bus.topics import DEAD_LETTERS, REPLAY_GROUP, TOPICS
 from backend.errors import MatyanError
-from workers.dlq import REPLAY_GROUP, ReplayReport, iter_dead_letters, replay
+from workers.dlq import ReplayReport, iter_dead_letters, replay
 
 
 class Command(BaseCommand):
