@@ -8,13 +8,9 @@ from typing import Final
 
 import lmdb
 
-from backend.errors import (
-    KeyOutsideRangeError,
-    StoreError,
-    TransactionTooOldError,
-)
+from backend.errors import StoreError, TransactionTooOldError
 from backend.storage.engine.base import KeyValue, Limits
-from backend.storage.engine.embedded_env import INTERNAL_PREFIX, Environment
+from backend.storage.engine.embedded_env import Environment
 
 _LONGEST_KEY: Final = 511
 
@@ -151,15 +147,3 @@ def _stepping(
         return cursor.iterprev() if found else iter(())
     found = cursor.set_range(begin) if begin else cursor.first()
     return cursor.iternext() if found else iter(())
-
-
-def check_read_key(key: bytes) -> None:
-    """Raise `KeyOutsideRangeError` when `key` is one of the engine's own."""
-    if key >= INTERNAL_PREFIX:
-        raise KeyOutsideRangeError(key=key.hex())
-
-
-def check_range(begin: bytes, end: bytes) -> None:
-    """Raise `KeyOutsideRangeError` when a bound lies in the engine's own keys."""
-    if begin > INTERNAL_PREFIX or end > INTERNAL_PREFIX:
-        raise KeyOutsideRangeError(key=max(begin, end).hex())

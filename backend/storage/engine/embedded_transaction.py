@@ -17,12 +17,7 @@ from typing import Final
 
 from typing_extensions import override
 
-from backend.errors import (
-    KeyOutsideRangeError,
-    KeyTooLargeError,
-    TransactionTooLargeError,
-    ValueTooLargeError,
-)
+from backend.errors import TransactionTooLargeError
 from backend.storage.engine.base import (
     KeyRange,
     KeyValue,
@@ -31,6 +26,12 @@ from backend.storage.engine.base import (
     Transaction,
     Versionstamp,
     Watch,
+)
+from backend.storage.engine.bounds import (
+    check_key,
+    check_range,
+    check_read_key,
+    check_value,
 )
 from backend.storage.engine.embedded_buffer import (
     UNKNOWN,
@@ -41,12 +42,7 @@ from backend.storage.engine.embedded_buffer import (
     keeping_max,
     keeping_min,
 )
-from backend.storage.engine.embedded_env import INTERNAL_PREFIX
-from backend.storage.engine.embedded_snapshot import (
-    Snapshot,
-    check_range,
-    check_read_key,
-)
+from backend.storage.engine.embedded_snapshot import Snapshot
 from backend.storage.engine.embedded_watch import EmbeddedVersionstamp, EmbeddedWatch
 
 _MUTATION_OVERHEAD: Final = 36
@@ -219,16 +215,15 @@ class EmbeddedTransaction(Transaction):
 
     @override
     def set(self, key: bytes, value: bytes) -> None:
-        self._check_key(key, len(key))
-        if len(value) > self._limits.value_bytes:
-            raise ValueTooLargeError(size=len(value), limit=self._limits.value_bytes)
+        check_key(key, len(key), self._limits)
+        check_value(value, self._limits)
         self._count_mutation(len(key), len(value))
         # A mutable buffer could change before the commit.
         self.buffer.put(bytes(key), bytes(value))
 
     @override
     def clear(self, key: bytes) -> None:
-        self._check_key(key, len(key))
+        check_key(key, len(key), self._limits)
         self._count_mutation(len(key), len(key))
         self.buffer.put(key, None)
 
@@ -257,15 +252,14 @@ class EmbeddedTransaction(Transaction):
         self, prefix: bytes, suffix: bytes, value: bytes
     ) -> None:
         size = len(prefix) + _STAMP_BYTES + len(suffix)
-        self._check_key(prefix or b"\x00", size)
-        if len(value) > self._limits.value_bytes:
-            raise ValueTooLargeError(size=len(value), limit=self._limits.value_bytes)
+        check_key(prefix or b"\x00", size, self._limits)
+        check_value(value, self._limits)
         self._count_mutation(size, len(value))
         self.buffer.stamped.append(StampedKey(prefix, suffix, value))
         self._require_stamp()
 
     def _mutate(self, key: bytes, step: Callable[[bytes | None], bytes]) -> None:
-        self._check_key(key, len(key))
+        check_key(key, len(key), self._limits)
         self._count_mutation(len(key), 8)
         self.buffer.mutate(key, step)
 
@@ -291,7 +285,7 @@ class EmbeddedTransaction(Transaction):
 
     @override
     def watch(self, key: bytes) -> Watch:
-        self._check_key(key, len(key))
+        check_key(key, len(key), self._limits)
         watch = self._make_watch(key, self.get(key, snapshot=True))
         self.watches.append(watch)
         return watch
@@ -334,9 +328,3 @@ class EmbeddedTransaction(Transaction):
         self._size += (
             3 * key_bytes + value_bytes + 1 + _MUTATION_OVERHEAD + _RANGE_OVERHEAD
         )
-
-    def _check_key(self, key: bytes, size: int) -> None:
-        if size > self._limits.key_bytes:
-            raise KeyTooLargeError(size=size, limit=self._limits.key_bytes)
-        if not key or key >= INTERNAL_PREFIX:
-            raise KeyOutsideRangeError(key=key.hex())
