@@ -28,6 +28,7 @@ from backend.services.run_order import (
     place_of,
     sort_places,
 )
+from backend.services.search_tables import SearchTables
 from backend.storage import indexes
 from backend.storage.engine.base import ReadTransaction
 from backend.storage.query.executor import iter_candidates
@@ -156,44 +157,6 @@ class _Found:
     series: list[Series] | None
 
 
-class _Tables:
-    """Experiments and tags: small tables, read once for a search."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-        def read(tr: ReadTransaction) -> tuple[list[Experiment], list[Tag]]:
-            return store.experiments.list_all(tr), store.tags.list_all(tr)
-
-        experiments, tags = store.engine.read(read)
-        self.experiments = {e.experiment_id: e for e in experiments}
-        self.tags = {tag.tag_id: tag for tag in tags}
-        self._experiment_ids = {e.name: e.experiment_id for e in experiments}
-        self._tag_ids = {tag.name: tag.tag_id for tag in tags}
-
-    def experiment_id(self, name: str) -> str | None:
-        return self._experiment_ids.get(name)
-
-    def tag_id(self, name: str) -> str | None:
-        return self._tag_ids.get(name)
-
-    def run_numbers(self, run_ids: Sequence[str]) -> list[int]:
-        usable = [run_id for run_id in run_ids if indexes.is_entity_id(run_id)]
-        found = self._store.engine.read(
-            lambda tr: self._store.runs.find_many(tr, usable)
-        )
-        return [run.number for run in found.values()]
-
-    def experiment_of(self, run: Run) -> Experiment | None:
-        return self.experiments.get(run.experiment_id or "")
-
-    def tags_of(self, run: Run) -> tuple[Tag, ...]:
-        if not run.tag_ids:
-            return ()
-        found = [self.tags[t] for t in run.tag_ids if t in self.tags]
-        return tuple(sorted(found, key=lambda tag: (tag.name.casefold(), tag.name)))
-
-
 class _Search:
     """One search in progress. Belongs to one thread at a time."""
 
@@ -218,7 +181,7 @@ class _Search:
     def run(
         self, *, order: Order, offset_run_id: str, limit: int
     ) -> Iterator[SearchStep]:
-        self.tables = _Tables(self.store)
+        self.tables = SearchTables(self.store)
         offset = self._find_offset(offset_run_id) if offset_run_id else None
         if offset_run_id and offset is None:
             yield SearchStep(0, 0)

@@ -26,7 +26,9 @@ MAX_QUERY_STEPS: Final = 50_000_000
 TEXT_CHARS_PER_STEP_SHIFT: Final = 6
 """64 characters of text built or searched cost one step."""
 
+SHORT_TEXT: Final = 64
 CONTAINERS: Final = (list, tuple, dict, set, frozenset)
+TEXTS: Final = (str, bytes)
 
 
 class BudgetExceededError(Exception):
@@ -82,18 +84,25 @@ class Budget:
         Raises:
             BudgetExceededError: If the value is too large.
         """
-        kind = type(value)
-        if kind is int:
-            if value.bit_length() > MAX_INT_BITS:
-                raise BudgetExceededError
-        elif kind is str or kind is bytes:
+        if type(value) is int:
+            check_int(value)
+        elif isinstance(value, TEXTS):
             self.charge_text(len(value))
         elif isinstance(value, CONTAINERS):
             self.weigh(value)
         return value
 
+    def admit_element(self, value: Any) -> Any:
+        """Return what is about to be put into a collection, charging if it is large."""
+        if isinstance(value, TEXTS):
+            if len(value) > SHORT_TEXT:
+                self.charge_text(len(value))
+        elif isinstance(value, CONTAINERS):
+            self.weigh(value)
+        return value
+
     def weigh(self, value: Any) -> None:
-        """Charge one step for every element in `value`, nested ones included."""
+        """Charge for every element in `value`, nested ones and texts included."""
         stack = [value]
         while stack:
             container = stack.pop()
@@ -101,4 +110,16 @@ class Budget:
             if isinstance(container, dict):
                 stack.extend(k for k in container if isinstance(k, CONTAINERS))
                 container = container.values()
+            chars = sum(len(item) for item in container if isinstance(item, TEXTS))
+            self.charge(chars >> TEXT_CHARS_PER_STEP_SHIFT)
             stack.extend(item for item in container if isinstance(item, CONTAINERS))
+
+
+def check_int(value: int) -> None:
+    """Refuse integers that are slow to compute with.
+
+    Raises:
+        BudgetExceededError: If it has more than `MAX_INT_BITS`.
+    """
+    if value.bit_length() > MAX_INT_BITS:
+        raise BudgetExceededError

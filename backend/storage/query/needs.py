@@ -10,8 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
-from backend.storage.query.evaluator import SEQUENCE_NAMES
-from backend.storage.query.proxies import RUN_FIELDS
+from backend.storage.query.proxies import RUN_FIELDS, SEQUENCE_NAMES
 from matyan_wire.batch import METRIC
 
 _FREE_FIELDS: Final = frozenset(RUN_FIELDS) - {"tags", "experiment", "metrics"}

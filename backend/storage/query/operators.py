@@ -90,6 +90,10 @@ def _modulo(ev: Evaluation, left: Any, right: Any) -> Any:
     if isinstance(left, (str, bytes)):
         template = left if isinstance(left, str) else left.decode("latin-1")
         check_format(template.replace("%%", ""), widths_given="*" in template)
+        if isinstance(right, dict):
+            # One value could be written out thousands of times.
+            msg = "Named formats are not in the language"
+            raise TypeError(msg)
         return ev.budget.admit(left % right)
     return left % right
 

@@ -35,15 +35,10 @@ from backend.storage.query.budget import (
     MAX_STEPS,
     BudgetExceededError,
 )
-from backend.storage.query.evaluator import (
-    SEQUENCE_NAMES,
-    Closure,
-    Evaluation,
-    Scope,
-    compile_expression,
-)
+from backend.storage.query.evaluation import Closure, Evaluation, Scope
+from backend.storage.query.evaluator import compile_expression
 from backend.storage.query.needs import Needs, find_needs
-from backend.storage.query.proxies import RunView, SequenceView
+from backend.storage.query.proxies import SEQUENCE_NAMES, RunView, SequenceView
 
 ARCHIVED_NAMES: Final = frozenset({"archived", "is_archived"})
 _IF: Final = re.compile("if", re.IGNORECASE)

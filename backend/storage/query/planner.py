@@ -26,8 +26,8 @@ from itertools import pairwise
 from typing import Any, Final
 
 from backend.storage.query.ast import bound_names
-from backend.storage.query.evaluator import SEQUENCE_NAMES
 from backend.storage.query.parser import ARCHIVED_NAMES, Query
+from backend.storage.query.proxies import SEQUENCE_NAMES
 from matyan_wire.batch import METRIC
 
 US_PER_S: Final = 1_000_000

@@ -21,6 +21,11 @@ from matyan_wire.batch import METRIC
 
 US_PER_S: Final = 1_000_000
 
+SEQUENCE_NAMES: Final = frozenset(
+    ("metric", "images", "texts", "distributions", "audios", "figures")
+)
+"""Names of a sequence in a query; each is also the kind of series it stands for."""
+
 
 class TagNames(tuple[str, ...]):
     """A run's tag names, as a query sees them."""

@@ -10,10 +10,11 @@ from backend.storage.query.parser import Query, compile_query
 from backend.storage.query.proxies import RunView
 
 LONG = "x" * 1_000_000
+HUGE = 1 << 8_000_000
 
 
 def view() -> RunView:
-    return RunView(Run(1, "h", "n", "", 0), attributes={"text": LONG})
+    return RunView(Run(1, "h", "n", "", 0), attributes={"text": LONG, "huge": HUGE})
 
 
 def nested_zip(levels: int) -> str:
@@ -56,6 +57,13 @@ CUT_OFF = [
     " or ".join(
         ["(a0 := [1]) == 0"] + [f"(a{i + 1} := [a{i}, a{i}]) == 0" for i in range(40)]
     ),
+    "str([run.text] * 1000)",
+    "str([run.text for i in range(999)])",
+    "[run.text, run.text, run.text, run.text, run.text, run.text, run.text]",
+    "run.huge * run.huge",
+    "run.huge // (run.huge >> 4000000)",
+    "pow(3, run.huge, run.huge)",
+    "math.gcd(run.huge, run.huge - 1)",
     "(a := [1, 2]) and [(a := a + a) for i in range(60)]",
     "(a := 'ab') and [(a := a + a) for i in range(60)]",
 ]
@@ -70,6 +78,7 @@ def test_costly_query_is_cut_off_and_matches_nothing(text: str) -> None:
 
 OUT_OF_REACH = [
     "run.hash.format(run)",
+    "'%(a)s' % {'a': 1} == '1'",
     "'{0.run}'.format(run)",
     "'{r.run}'.format_map({'r': run})",
     "run.run.run_id == 'h'",
