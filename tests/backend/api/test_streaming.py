@@ -24,11 +24,13 @@ class Source:
         self.frames = frames
         self.made = 0
         self.closed = threading.Event()
+        self.begun = threading.Semaphore(0)
         self.gate = threading.Semaphore(1_000_000)
 
     def __iter__(self):
         try:
             while self.frames is None or self.made < len(self.frames):
+                self.begun.release()
                 assert self.gate.acquire(timeout=WAIT_S)
                 frame = b"frame" if self.frames is None else self.frames[self.made]
                 self.made += 1
@@ -146,6 +148,8 @@ async def test_disconnect_in_the_middle_of_a_step_stops_after_it(serve):
     request = asgi_request()
     await start(request)
     await request.receive_output(WAIT_S)
+    for _ in range(2):
+        assert await asyncio.to_thread(source.begun.acquire, timeout=WAIT_S)
 
     await request.send_input({"type": "http.disconnect"})
     await request.wait(WAIT_S)
