@@ -11,6 +11,7 @@ Design note: docs/subsystems/metadata.md#runs
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -125,18 +126,35 @@ def delete_runs(store: Store, *, run_ids: Iterable[str], now_us: int) -> int:
 
 def purge_run(store: Store, *, run_number: int) -> None:
     """Clear all data of a deleted run. May be repeated, and stopped at any point."""
-    while not store.engine.transact(
-        lambda tr: store.runs.purge(tr, run_number, limit=PURGE_KEYS)
-    ):
+    while not _purge_step(store, run_number):
         pass
 
 
-def purge_pending(store: Store, *, limit: int = 100) -> int:
-    """Clear the data of deleted runs that still have some; return how many had."""
-    numbers = store.engine.read(lambda tr: store.runs.list_purges(tr, limit=limit))
-    for number in numbers:
-        purge_run(store, run_number=number)
-    return len(numbers)
+def purge_pending(store: Store, *, max_transactions: int = 0) -> int:
+    """Clear the data of deleted runs that still have some.
+
+    Args:
+        store: The store.
+        max_transactions: Stop after so many, 0 for when all is gone; call again.
+
+    Returns:
+        How many runs' data is gone now.
+    """
+    left = max_transactions or sys.maxsize
+    purged = 0
+    while left > 0:
+        numbers = store.engine.read(lambda tr: store.runs.list_purges(tr, limit=1))
+        if not numbers:
+            break
+        purged += _purge_step(store, numbers[0])
+        left -= 1
+    return purged
+
+
+def _purge_step(store: Store, run_number: int) -> bool:
+    return store.engine.transact(
+        lambda tr: store.runs.purge(tr, run_number, limit=PURGE_KEYS)
+    )
 
 
 def clear_tombstone(store: Store, *, run_id: str) -> None:

@@ -30,6 +30,7 @@ from backend.bus.topics import (
 )
 from backend.errors import EventLogError, MatyanError, StoreError
 from backend.services.outbox import drain_outbox
+from backend.services.runs import purge_pending
 from workers.handlers import control, ingest
 from workers.handlers.base import Handler
 from workers.health import HealthFile
@@ -196,7 +197,10 @@ def _make_chores(kind: str) -> list[Chore]:
     if kind == "ingestion":
         return []
     store, producer = runtime.get_store(), runtime.get_producer()
-    return [Chore("outbox", 1.0, lambda: drain_outbox(store, producer))]
+    return [
+        Chore("outbox", 1.0, lambda: drain_outbox(store, producer)),
+        Chore("purge", 1.0, lambda: purge_pending(store, max_transactions=20)),
+    ]
 
 
 def _now_us() -> int:
