@@ -30,6 +30,9 @@ ARRAY_BYTES: Final = 1024 * 1024
 """Frames above this are decoded in pieces: all messages of a frame at once would take
 several times its size."""
 
+MAX_DIGITS: Final = 1_000
+"""Of an integer; what follows is cut off."""
+
 STRICT_FAILURES: Final = (msgspec.DecodeError, RecursionError, UnicodeError)
 """What a strict decoder raises at input which another decoder may accept."""
 
@@ -183,9 +186,10 @@ def _end_of_nesting(text: str, position: int) -> int:
     raise FrameSyntaxError(msg)
 
 
-def _lax_int(digits: str) -> int | float:
-    # Python refuses to convert thousands of digits, for the time that takes.
-    return int(digits) if len(digits) < 400 else float(digits)
+def _lax_int(digits: str) -> int:
+    # Python refuses to convert thousands of digits, for the time that takes. No float
+    # holds such a number, so the field it stands in will be refused.
+    return int(digits[:MAX_DIGITS])
 
 
 _lax_decoder = json.JSONDecoder(parse_int=_lax_int)
