@@ -2,9 +2,9 @@
 
 Deleting is in three steps. One transaction hides the run, leaves a tombstone, notes
 that data waits to be cleared, and stores the event to publish: from then on every read
-and every late record sees no run. The control worker then calls `purge_run`, which
-clears the data in bounded transactions, and removes the blobs. Whatever stops in
-between is taken up again by `purge_pending`.
+and every late record sees no run. The control worker drains the events and clears the
+data, a few bounded transactions at a time (`purge_pending`); it takes up what another
+left unfinished.
 
 Design note: docs/subsystems/metadata.md#runs
 """
