@@ -1,0 +1,1 @@
+"""Django system checks: a bad setting fails `manage.py check` with an id and a hint."""
