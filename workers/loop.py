@@ -267,7 +267,7 @@ class WorkerLoop:
             if now_s >= self._stop_by_s:
                 raise StuckError
             if now_s - started_s < self._options.longest_batch_s:
-                consumer.heartbeat()
+                self._keep_alive(consumer)
                 self._progress.keep(failing=False)
             else:
                 # The lease ends, and others take over what this batch cannot finish.
@@ -311,14 +311,14 @@ class WorkerLoop:
         logger.warning("worker.waiting_for_surroundings", extra=extra)
         self._progress.say("failing", reason=str(error))
         self._stop.wait(pause_s)
-        self._keep_alive()
-
-    def _keep_alive(self) -> None:
         if self._consumer is not None:
-            try:
-                self._consumer.heartbeat()
-            except EventLogError as error:
-                logger.info("worker.heartbeat_failed", extra={"reason": str(error)})
+            self._keep_alive(self._consumer)
+
+    def _keep_alive(self, consumer: Consumer) -> None:
+        try:
+            consumer.heartbeat()
+        except EventLogError as error:
+            logger.info("worker.heartbeat_failed", extra={"reason": str(error)})
 
     def _join(self) -> Consumer:
         if self._consumer is None:
@@ -356,7 +356,9 @@ class WorkerLoop:
 
 def is_records_fault(error: Exception) -> bool:
     """Return whether trying again later, with better surroundings, would not help."""
-    return isinstance(error, RECORD_FAULTS) or not isinstance(error, SURROUNDINGS)
+    if isinstance(error, RECORD_FAULTS):
+        return True
+    return not isinstance(error, (*SURROUNDINGS, StuckError))
 
 
 def first_offsets(records: Sequence[Record]) -> dict[TopicPartition, int]:

@@ -18,7 +18,7 @@ from typing import Any
 from channels.management.commands.runworker import Command as ChannelsCommand
 from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
-from prometheus_client import REGISTRY, start_http_server
+from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
 
 from backend import runtime
 from backend.bus.topics import (
@@ -106,6 +106,8 @@ class Worker:
         self._stop = threading.Event()
         self._loop: WorkerLoop | None = None
         self._name = options["name"] or kind
+        self._registry = CollectorRegistry()
+        self._metrics = WorkerMetrics(kind, registry=self._registry)
         self._health = HealthFile(
             Path(settings.DATA_DIR) / "health" / f"{self._name}.json",
             name=self._name,
@@ -129,10 +131,11 @@ class Worker:
         logger.info("worker.started", extra=extra)
         finished = loop.run()
         logger.info("worker.stopped", extra={**extra, "finished": finished})
-        runtime.close()
         if not finished:
+            # The handler is still at work: its store cannot be closed under it.
             msg = "The batch in hand did not finish in time; it will be applied again."
             raise CommandError(msg)
+        runtime.close()
 
     def _on_signal(self, *_signal: Any) -> None:
         self._stop.set()
@@ -144,7 +147,10 @@ class Worker:
         if port is None:
             return
         try:
-            start_http_server(port, addr=self._options["metrics_host"])
+            ProcessCollector(registry=self._registry)
+            start_http_server(
+                port, addr=self._options["metrics_host"], registry=self._registry
+            )
         except OSError as error:
             msg = f"Cannot serve metrics on port {port}: {error.strerror}."
             raise CommandError(msg) from None
@@ -176,7 +182,7 @@ class Worker:
         return WorkerLoop(
             source,
             _make_handler(self._kind),
-            metrics=WorkerMetrics(self._kind, registry=REGISTRY),
+            metrics=self._metrics,
             now_us=_now_us,
             options=LoopOptions(
                 max_records=self._options["max_records"],
