@@ -10,6 +10,8 @@ import json
 import logging
 from typing import Any
 
+from typing_extensions import override
+
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
     "message",
     "asctime",
@@ -28,7 +30,8 @@ class TextFormatter(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(process)d %(message)s")
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+    @override
+    def formatMessage(self, record: logging.LogRecord) -> str:
         """Append the record's fields to its line."""
         line = super().formatMessage(record)
         fields = " ".join(f"{k}={_short(v)}" for k, v in _fields(record).items())
@@ -38,6 +41,7 @@ class TextFormatter(logging.Formatter):
 class JsonFormatter(logging.Formatter):
     """One JSON object a line."""
 
+    @override
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as JSON."""
         body = {

@@ -14,6 +14,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from typing_extensions import override
 
 from matyan_project import env
 from matyan_project.local_server import LocalServer
@@ -24,10 +25,12 @@ EXAMPLE = env.BASE_DIR / "examples" / "digits.py"
 class Command(BaseCommand):
     help = "Train examples/digits.py against a server; start one if none runs."
 
+    @override
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--repo", help="URL of a running server")
         parser.add_argument("--quick", action="store_true", help="a smaller grid")
 
+    @override
     def handle(self, **options: Any) -> None:
         with self._server(options["repo"]) as url:
             command = [sys.executable, str(EXAMPLE), "--repo", url]

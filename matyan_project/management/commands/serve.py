@@ -6,8 +6,9 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
-from frontier.server import serve
+from typing_extensions import override
 
+from frontier.server import serve
 from matyan_project.asgi import application
 
 
@@ -15,10 +16,12 @@ class Command(BaseCommand):
     help = "Serve HTTP and WebSocket in the role of MATYAN_ROLE, until SIGTERM."
     requires_system_checks: list[str] = []  # noqa: RUF012 - Django's declaration
 
+    @override
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--host", default=settings.MATYAN_HOST)
         parser.add_argument("--port", type=int, default=_default_port())
 
+    @override
     def handle(self, **options: Any) -> None:
         serve(application, host=options["host"], port=options["port"])
 

@@ -12,6 +12,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from typing_extensions import override
 
 from matyan_project import env
 from matyan_project.data_dir import DataDirInUseError, DataDirLock
@@ -24,6 +25,7 @@ class Command(BaseCommand):
     help = "Run everything on this machine: gateway, backend and workers."
     requires_system_checks: list[str] = []  # noqa: RUF012 - Django's declaration
 
+    @override
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--data-dir", help="where data is kept (MATYAN_DATA_DIR)")
         parser.add_argument("--host", help="address to listen on (127.0.0.1)")
@@ -38,6 +40,7 @@ class Command(BaseCommand):
             "--workers", type=_count, default=1, help="ingestion workers (1)"
         )
 
+    @override
     def handle(self, **options: Any) -> None:
         started = time.monotonic()
         _restart_if_settings_differ(options)
