@@ -177,6 +177,12 @@ VARS: tuple[Var, ...] = (
         "",
         "FoundationDB cluster file; empty: FoundationDB's own default.",
     ),
+    Var(
+        "MATYAN_FDB_LIBRARY",
+        str,
+        "",
+        "Path of libfdb_c.so; empty: where the dynamic loader finds it.",
+    ),
     Var("MATYAN_EVENT_LOG_ENGINE", _choice("local", "kafka"), "local", "Event log."),
     Var(
         "MATYAN_EVENT_LOG_MAX_BYTES",

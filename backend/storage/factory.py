@@ -58,13 +58,27 @@ def open_store(*, engine: str, options: Mapping[str, Any]) -> Store:
         FormatError: If the store was written by a newer version.
         StoreError: If the store cannot be opened.
     """
-    opened = _engine_class(engine)(**options)
+    opened = open_engine(engine=engine, options=options)
     try:
         check_format(opened)
     except BaseException:
         opened.close()
         raise
     return Store(opened)
+
+
+def open_engine(*, engine: str, options: Mapping[str, Any]) -> Engine:
+    """Open an engine without looking at what it holds.
+
+    Args:
+        engine: Dotted path of an `Engine` class.
+        options: Its keyword arguments.
+
+    Raises:
+        InvalidInputError: If `engine` names no engine.
+        StoreError: If it cannot be opened.
+    """
+    return _engine_class(engine)(**options)
 
 
 def _engine_class(path: str) -> type[Engine]:

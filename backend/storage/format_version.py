@@ -35,7 +35,8 @@ def check_format(engine: Engine) -> FormatVersion:
     """Return the store's format, stamping an empty store with the newest.
 
     Raises:
-        FormatError: If the store was written in a format this version does not know.
+        FormatError: If the store was written in a format this version does not know,
+            or is the unfinished target of a copy.
     """
     found = engine.read(lambda tr: tr.get(keyspace.pack_format()))
     if found is None:
@@ -46,7 +47,13 @@ def check_format(engine: Engine) -> FormatVersion:
 def _stamp(tr: Transaction) -> bytes:
     # Two processes may open an empty store at once: whoever is second keeps the
     # first's.
-    stored = tr.get(keyspace.pack_format())
+    stored, copying = tr.get_many([keyspace.pack_format(), keyspace.pack_copy()])
+    if copying is not None:
+        raise FormatError(
+            reason="an unfinished copy of another store; finish it with "
+            "manage.py store copy --resume",
+            key="copy",
+        )
     if stored is None:
         stored = str(int(CURRENT)).encode()
         tr.set(keyspace.pack_format(), stored)

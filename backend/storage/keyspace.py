@@ -59,6 +59,7 @@ class Subspace(IntEnum):
     PROJECT_PARAMS = 22
     TAIL_PAYLOAD = 23
     SERIES_NAME = 24
+    COPY = 25
 
 
 RUN_SUBSPACES: Final = (
@@ -191,6 +192,11 @@ def run_span(subspace: Subspace, first_no: int, last_no: int) -> Range:
 def pack_format() -> bytes:
     """Return the key of the store's format version."""
     return tuples.pack((PROJECT, int(Subspace.FORMAT), "format"))
+
+
+def pack_copy() -> bytes:
+    """Return the key that marks a store as a copy not finished yet."""
+    return tuples.pack((PROJECT, int(Subspace.COPY), "copy"))
 
 
 def pack_tombstone(run_id: str) -> bytes:

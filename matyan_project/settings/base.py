@@ -36,7 +36,10 @@ MATYAN_STORE: dict[str, Any] = {
     },
     "foundationdb": {
         "ENGINE": "backend.storage.engine.fdb.FdbEngine",
-        "OPTIONS": {"cluster_file": ENV["MATYAN_FDB_CLUSTER_FILE"] or None},
+        "OPTIONS": {
+            "cluster_file": ENV["MATYAN_FDB_CLUSTER_FILE"] or None,
+            "library": ENV["MATYAN_FDB_LIBRARY"] or None,
+        },
     },
 }[ENV["MATYAN_STORE_ENGINE"]]
 

@@ -45,6 +45,7 @@ GOLDEN: dict[str, tuple[bytes, str, tuple[Any, ...]]] = {
         (0, 9, 7, 1, -(2**63) + 1),
     ),
     "run_state": (keyspace.pack_run_state(7), "14150b1507", (0, 11, 7)),
+    "copy": (keyspace.pack_copy(), "14151902636f707900", (0, 25, "copy")),
     "tombstone": (keyspace.pack_tombstone("a"), "14150c026100", (0, 12, "a")),
     "experiment": (keyspace.pack_experiment("e"), "14150d026500", (0, 13, "e")),
     "tag": (keyspace.pack_tag("t"), "14150f027400", (0, 15, "t")),
@@ -124,6 +125,7 @@ def test_subspaces_are_permanent() -> None:
         "PROJECT_PARAMS": 22,
         "TAIL_PAYLOAD": 23,
         "SERIES_NAME": 24,
+        "COPY": 25,
     }
 
 
