@@ -49,7 +49,7 @@ def open_run() -> Iterator[Callable[..., Run]]:
 
     yield opened
     for run in runs:
-        run.close(timeout=0.2)
+        run.close(timeout=0)
 
 
 def wait_until(done: Callable[[], bool], timeout_s: float = 5.0) -> bool:

@@ -18,7 +18,7 @@ from matyan_client.attributes import Overlay, find, parse_key
 from matyan_client.system import safe_arguments, safe_variables
 from matyan_client.terminal import LineCutter, TerminalCapture
 from matyan_wire.batch import AUTO_STEP, SetAttributes, decode_payload
-from tests.client.conftest import wait_until
+from tests.client.conftest import journals, wait_until
 from tests.client.fake_server import FakeServer
 
 
@@ -207,7 +207,7 @@ def test_what_cannot_be_a_run_s_id_is_refused(run_hash):
         Run(run_hash)
 
 
-def test_arguments_that_cannot_be_used_are_refused(monkeypatch):
+def test_arguments_that_cannot_be_used_are_refused(monkeypatch, state_dir):
     with pytest.raises(ValueError, match="http://"):
         Run(repo="localhost")
     with pytest.raises(ValueError, match="system_tracking_interval"):
@@ -216,7 +216,11 @@ def test_arguments_that_cannot_be_used_are_refused(monkeypatch):
         Run(repo=5)
     monkeypatch.setenv("MATYAN_STRICT", "perhaps")
     with pytest.raises(ValueError, match="MATYAN_STRICT='perhaps'"):
-        Run(repo="http://127.0.0.1:1").close(timeout=0)
+        Run(repo="http://127.0.0.1:1")
+    monkeypatch.setenv("MATYAN_STRICT", "0")
+    with pytest.raises(TypeError, match="experiment"):
+        Run(repo="http://127.0.0.1:1", experiment=5)
+    assert journals(state_dir) == []
 
 
 def test_an_exception_in_the_block_still_finishes_the_run(server):

@@ -1,7 +1,7 @@
 """What happens to open runs at a fork and at the end of the process.
 
-Everything registered here is held weakly: a run nobody holds any more is closed by its
-finalizer.
+Open runs are held here until they are closed: a script that forgets to close one, and
+lets go of it, finds it closed at the exit.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import multiprocessing.util
 import os
-import weakref
 from typing import Protocol
 
 
@@ -25,21 +24,21 @@ class Member(Protocol):
         ...
 
 
-_members: weakref.WeakSet[Member] = weakref.WeakSet()
+_members: dict[int, Member] = {}
 
 
 def register(member: Member) -> None:
     """Tell `member` of forks and of the exit from now on."""
-    _members.add(member)
+    _members[id(member)] = member
 
 
 def unregister(member: Member) -> None:
     """Forget `member`."""
-    _members.discard(member)
+    _members.pop(id(member), None)
 
 
 def _after_fork_in_child() -> None:
-    for member in list(_members):
+    for member in list(_members.values()):
         member.after_fork_in_child()
 
 
@@ -49,7 +48,7 @@ def _in_multiprocessing_child(_: object) -> None:
 
 
 def _close_all() -> None:
-    for member in list(_members):
+    for member in list(_members.values()):
         member.at_exit()
 
 

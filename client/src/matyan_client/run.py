@@ -89,7 +89,11 @@ class Run:
         capture_terminal_logs: bool = True,
     ) -> None:
         self._hash = _check_hash(run_hash)
+        # Everything that can be refused is refused before anything is begun.
         interval_s = system.check_interval(system_tracking_interval)
+        strict, terminal = _env.STRICT.get(), _env.CAPTURE_TERMINAL.get()
+        if experiment is not None:
+            _check_property("experiment", experiment, MAX_ENTITY_NAME_BYTES)
         endpoints = urls.choose(
             _address(repo),
             frontier_url,
@@ -120,9 +124,9 @@ class Run:
         self._start_helpers(
             interval_s,
             params=log_system_params,
-            terminal=capture_terminal_logs and _env.CAPTURE_TERMINAL.get(),
+            terminal=capture_terminal_logs and terminal,
         )
-        if _env.STRICT.get():
+        if strict:
             self._require_connection()
 
     def _start_helpers(
@@ -345,12 +349,7 @@ class Run:
         return default if self._is_own() else self._reader.props().get(name)
 
     def _set_text(self, name: str, value: Any, limit: int) -> None:
-        if not isinstance(value, str):
-            msg = f"a run's {name} is text, not {type(value).__name__}"
-            raise TypeError(msg)
-        if len(value.encode()) > limit:
-            msg = f"a run's {name} takes at most {limit} bytes"
-            raise ValueError(msg)
+        _check_property(name, value, limit)
         self._writing().write(_TEXT_PROPERTIES[name](value))
         self._properties[name] = value
 
@@ -621,6 +620,15 @@ def _address(repo: object) -> str | None:
         return url
     msg = f"repo= is an address or a Repo, not {type(repo).__name__}"
     raise TypeError(msg)
+
+
+def _check_property(name: str, value: Any, limit: int) -> None:
+    if not isinstance(value, str):
+        msg = f"a run's {name} is text, not {type(value).__name__}"
+        raise TypeError(msg)
+    if len(value.encode()) > limit:
+        msg = f"a run's {name} takes at most {limit} bytes"
+        raise ValueError(msg)
 
 
 def _check_tag(name: Any) -> str:

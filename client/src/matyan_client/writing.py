@@ -103,6 +103,7 @@ class RunWriter:
         self._opening = opening
         self._state_dir = _env.state_dir()
         self._max_bytes = _env.JOURNAL_MAX_BYTES.get()
+        sweep = _env.SYNC_ORPHANS.get()
         self._interval_s = max(0.005, _env.FLUSH_INTERVAL_S.get())
         self._lock = threading.RLock()
         self._plain: dict[str, SeriesState] = {}
@@ -120,7 +121,7 @@ class RunWriter:
         lifecycle.register(self)
         now_us = time.time_ns() // 1000
         self.write(CreateRun(now_us, opening.force_resume))
-        if _env.SYNC_ORPHANS.get():
+        if sweep:
             orphans.sweep_in_background(self._state_dir)
 
     # Writing.
@@ -375,32 +376,35 @@ class RunWriter:
         complete = sender is not None and sender.finish(
             timeout_s=timeout_s, patience_s=patience_s
         )
-        self._closing_words(journal, complete=complete)
+        self._name_losses()
         journal.close(remove=complete)
         if self._ledger is not None and complete:
             self._ledger.close()
         if not complete and journal.path is not None:
             self._hand_over(journal.path)
 
-    def _closing_words(self, journal: JournalWriter, *, complete: bool) -> None:
-        delivery = self.delivery
-        lost = sum(delivery.dropped.values())
-        if lost:
-            reasons = ", ".join(f"{n} {why}" for why, n in delivery.dropped.items())
-            console.say(f"run {self._opening.run_id}: {lost} dropped: {reasons}")
-        if not complete and journal.path is not None:
-            console.say(
-                f"run {self._opening.run_id}: {delivery.pending} points wait in "
-                f"{journal.path} ({delivery.problem or 'the server is slow'}). They "
-                "are sent by a background process, by the next Run(), or by "
-                "`matyan-client sync`."
+    def _name_losses(self) -> None:
+        dropped = self.delivery.dropped
+        if dropped:
+            reasons = ", ".join(
+                f"{count} {reason}" for reason, count in dropped.items()
             )
+            total = sum(dropped.values())
+            console.say(f"run {self._opening.run_id}: {total} dropped: {reasons}")
 
     def _hand_over(self, path: Path) -> None:
         budget_s = 0.0
         with contextlib.suppress(ValueError):
             budget_s = _env.DETACHED_SYNC_S.get()
-        orphans.deliver_detached(path, budget_s=budget_s)
+        started = orphans.deliver_detached(path, budget_s=budget_s)
+        who = "A process of its own goes on sending it, then" if started else "Later"
+        delivery = self.delivery
+        console.say(
+            f"run {self._opening.run_id}: not everything is sent yet; the rest "
+            f"({delivery.pending} points) waits in {path}: "
+            f"{delivery.problem or 'the server is slow.'} {who} the next Run() or "
+            "`matyan-client sync` does."
+        )
 
     def at_exit(self) -> None:
         """Close, at the end of the process."""

@@ -208,7 +208,7 @@ def test_close_keeps_its_budget_when_the_server_hangs(open_run, state_dir, capsy
     (left,) = journals(state_dir)
     said = capsys.readouterr().err
     assert str(left) in said
-    assert "1000 points wait" in said
+    assert "(1000 points)" in said
     assert "matyan-client sync" in said
 
 
