@@ -11,6 +11,11 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
+from backend import runtime as opened_runtime
+from backend.bus.factory import open_event_log
+from backend.bus.topics import TOPICS
+from backend.storage.factory import open_store
+
 hypothesis_settings.register_profile(
     "default",
     deadline=None,  # a shared machine's speed is not a property of the code
@@ -49,8 +54,6 @@ def data_dir(tmp_path: Path) -> Path:
 @pytest.fixture
 def store(data_dir: Path) -> Iterator[Any]:
     """An empty store on the embedded engine."""
-    from backend.storage.factory import open_store
-
     with contextlib.closing(
         open_store(
             engine="backend.storage.engine.embedded.EmbeddedEngine",
@@ -63,9 +66,6 @@ def store(data_dir: Path) -> Iterator[Any]:
 @pytest.fixture
 def event_log(data_dir: Path) -> Iterator[Any]:
     """An empty event log on the local implementation, its topics made."""
-    from backend.bus.factory import open_event_log
-
-    from backend.bus.topics import TOPICS
 
     with contextlib.closing(
         open_event_log(
@@ -88,8 +88,6 @@ def runtime(settings: Any, data_dir: Path) -> Iterator[Any]:
         "ENGINE": "backend.bus.local.LocalEventLog",
         "OPTIONS": {"path": str(data_dir / "log"), "durable": False},
     }
-    from backend import runtime as opened
-
-    opened.close()
-    yield opened
-    opened.close()
+    opened_runtime.close()
+    yield opened_runtime
+    opened_runtime.close()
