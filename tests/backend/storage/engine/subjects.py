@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from backend.storage.engine.base import Engine
+from tests.services import foundationdb
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,16 @@ def embedded(place: Place) -> Iterator[Spec]:
     )
 
 
+@contextmanager
+def foundationdb_cluster(place: Place) -> Iterator[Spec]:
+    with foundationdb.clean_cluster(place.required) as options:
+        yield Spec("backend.storage.engine.fdb.FdbEngine", options)
+
+
 KINDS: dict[str, Callable[[Place], AbstractContextManager[Spec]]] = {
     "embedded": embedded,
+    "fdb": foundationdb_cluster,
 }
 
-MARKS: dict[str, tuple[pytest.MarkDecorator, ...]] = {}
+MARKS: dict[str, tuple[pytest.MarkDecorator, ...]] = {"fdb": (pytest.mark.fdb,)}
 """Marks of the kinds that need a service, for example `{"fdb": (pytest.mark.fdb,)}`."""
