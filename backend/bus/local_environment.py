@@ -18,22 +18,19 @@ Design note: docs/subsystems/eventlog.md
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import resource
 import secrets
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import lmdb
 
 from backend.bus import local_format as fmt
+from backend.bus.local_errors import translate, translated
 from backend.errors import (
     EventLogClosedError,
-    EventLogError,
-    EventLogFullError,
     EventLogUnavailableError,
     FormatError,
 )
@@ -43,9 +40,6 @@ T = TypeVar("T")
 MAX_READERS: Final = 512
 LARGEST_GROWTH_BYTES: Final = 16 << 30
 FORK_PAUSE_S: Final = 5.0
-SCARCE_BYTES: Final = 16 << 20
-"""An I/O error with less free disk than this is a full disk: LMDB reports a write that
-the disk took only in part as EIO."""
 
 _open_lock = threading.Lock()
 _open: dict[str, LocalEnvironment] = {}
@@ -73,20 +67,16 @@ class LocalEnvironment:
         self._writing = threading.Lock()
         self._active = 0
         self._resizing = False
-        with _translated(path):
-            path.mkdir(parents=True, exist_ok=True)
-            self._env: Any = lmdb.open(
-                str(path),
-                map_size=map_bytes,
-                max_dbs=4,
-                max_readers=MAX_READERS,
-                sync=durable,
-                metasync=durable,
-            )
-            self._env.reader_check()
-        self.records = self._open_database(b"records")
-        self.state = self._open_database(b"state")
-        self.log_id = self.write(self._initialise)
+        self._map_bytes = map_bytes
+        self._durable = durable
+        self._env: Any = None
+        path.mkdir(parents=True, exist_ok=True)
+        self._open()
+        try:
+            self.log_id = self.write(self._initialise)
+        except BaseException:
+            self._close()
+            raise
 
     def read(self, fn: Callable[[Any], T]) -> T:
         """Return `fn(transaction)`, reading at one point in the log's history.
@@ -101,8 +91,10 @@ class LocalEnvironment:
                     return fn(txn)
             except lmdb.MapResizedError:
                 self._adopt_map()
+            except lmdb.PanicError as error:
+                self._open_again(error)
             except (lmdb.Error, OSError) as error:
-                raise self._translate(error) from error
+                raise translate(error, self.path) from error
 
     def write(self, fn: Callable[[Any], T]) -> T:
         """Return `fn(transaction)` after committing it durably.
@@ -124,8 +116,10 @@ class LocalEnvironment:
                 self._adopt_map()
             except lmdb.MapFullError:
                 self._grow_map(map_bytes)
+            except lmdb.PanicError as error:
+                self._open_again(error)
             except (lmdb.Error, OSError) as error:
-                raise self._translate(error) from error
+                raise translate(error, self.path) from error
 
     def last_change(self) -> int:
         """Return a number that rises with every commit of any process.
@@ -169,14 +163,11 @@ class LocalEnvironment:
             if _open.get(str(self.path)) is self:
                 del _open[str(self.path)]
             with self._exclusive():
-                env, self._env = self._env, None
-                env.close()
+                self._close()
 
     def abandon(self) -> None:
         """Drop, in a forked child, the parent's files; the parent keeps using them."""
-        env, self._env = self._env, None
-        if env is not None:
-            env.close()
+        self._close()
 
     def _write_once(self, fn: Callable[[Any], T]) -> T:
         txn = self._env.begin(write=True)
@@ -241,32 +232,50 @@ class LocalEnvironment:
         finally:
             self.resume()
 
-    def _open_database(self, name: bytes) -> Any:
-        while True:
-            try:
-                with self._passing():
-                    return self._env.open_db(name)
-            except lmdb.MapResizedError:
-                self._adopt_map()
-            except (lmdb.Error, OSError) as error:
-                raise self._translate(error) from error
+    def _open(self) -> None:
+        env = lmdb.open(
+            str(self.path),
+            map_size=self._map_bytes,
+            max_dbs=4,
+            max_readers=MAX_READERS,
+            sync=self._durable,
+            metasync=self._durable,
+        )
+        try:
+            env.reader_check()
+            self.records = _open_database(env, b"records")
+            self.state = _open_database(env, b"state")
+        except BaseException:
+            env.close()
+            raise
+        self._env = env
+
+    def _close(self) -> None:
+        env, self._env = self._env, None
+        if env is not None:
+            env.close()
+
+    def _open_again(self, error: lmdb.Error) -> NoReturn:
+        # LMDB refuses everything once it could not write its root page: what was
+        # committed is safe, and the files must be opened anew.
+        with self._exclusive(), translated(self.path):
+            self._close()
+            self._open()
+        raise EventLogUnavailableError(path=str(self.path), reason=str(error))
 
     def _adopt_map(self) -> None:
         # Another process has grown the map: 0 means "as large as the file says".
-        with self._exclusive(), _translated(self.path):
+        with self._exclusive(), translated(self.path):
             self.check_usable()
             self._env.set_mapsize(0)
 
     def _grow_map(self, full_bytes: int) -> None:
-        with self._exclusive(), _translated(self.path):
+        with self._exclusive(), translated(self.path):
             self.check_usable()
             # Another thread may have grown it in the meantime.
             if self._env.info()["map_size"] <= full_bytes:
                 growth = min(full_bytes, LARGEST_GROWTH_BYTES)
                 self._env.set_mapsize(full_bytes + growth)
-
-    def _translate(self, error: Exception) -> EventLogError:
-        return translate(error, self.path)
 
     def _initialise(self, txn: Any) -> str:
         found = txn.get(fmt.FORMAT_KEY, db=self.state)
@@ -298,7 +307,8 @@ def acquire(path: Path, *, map_bytes: int, durable: bool) -> LocalEnvironment:
             _inherited.pop().abandon()
         found = _open.get(str(path))
         if found is None:
-            found = LocalEnvironment(path, map_bytes=map_bytes, durable=durable)
+            with translated(path):
+                found = LocalEnvironment(path, map_bytes=map_bytes, durable=durable)
             _open[str(path)] = found
         found.users += 1
         return found
@@ -332,36 +342,10 @@ os.register_at_fork(
 )
 
 
-def translate(error: Exception, path: Path) -> EventLogError:
-    """Return what an error of LMDB or of the disk means to a caller."""
-    if _is_full(error, path):
-        return EventLogFullError(path=str(path), reason=str(error))
-    return EventLogUnavailableError(path=str(path), reason=str(error))
-
-
-def _is_full(error: Exception, path: Path) -> bool:
-    code = getattr(error, "code", 0) or getattr(error, "errno", 0)
-    if isinstance(error, (lmdb.MapFullError, lmdb.DiskError)):
-        return True
-    if code in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        return True
-    return code == errno.EIO and _room_bytes(path) < SCARCE_BYTES
-
-
-def _room_bytes(path: Path) -> int:
-    try:
-        disk = os.statvfs(path)
-        size = (path / "data.mdb").stat().st_size
-    except OSError:
-        return SCARCE_BYTES
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-    room = disk.f_bavail * disk.f_frsize
-    return room if limit == resource.RLIM_INFINITY else min(room, limit - size)
-
-
-@contextlib.contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (lmdb.Error, OSError) as error:
-        raise translate(error, path) from error
+def _open_database(env: Any, name: bytes) -> Any:
+    while True:
+        try:
+            return env.open_db(name)
+        except lmdb.MapResizedError:
+            # Another process has grown the map since the environment was opened.
+            env.set_mapsize(0)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from backend.bus import local_format as fmt
-from backend.bus.local_environment import translate
+from backend.bus.local_errors import translate
 
 _MOMENT = struct.Struct("<q")
 SUFFIX: Final = ".lease"

@@ -329,6 +329,48 @@ def test_a_newer_format_is_refused(path: Path):
         LocalEventLog(path)
 
 
+def test_a_refused_log_can_be_opened_once_it_is_repaired(path: Path):
+    LocalEventLog(path).close()
+    database = {"path": str(path), "max_dbs": 4}
+    for found, refused in ((2, True), (1, False)):
+        with (
+            lmdb.open(**database) as env,
+            env.begin(write=True, db=env.open_db(b"state")) as txn,
+        ):
+            txn.put(b"f", found.to_bytes(8, "little"))
+        with pytest.raises(FormatError) if refused else ExitStack():
+            LocalEventLog(path).close()
+
+
+PANIC = ("mdb_txn_begin: MDB_PANIC", -30795)
+
+
+class PanickingEnvironment:
+    """An LMDB environment that has failed to write its root page."""
+
+    def __init__(self, env) -> None:
+        self._env = env
+
+    def begin(self, **_options):
+        raise lmdb.PanicError(*PANIC)
+
+    def __getattr__(self, name: str):
+        return getattr(self._env, name)
+
+
+@pytest.mark.parametrize("use", ["read", "write"])
+def test_after_a_failed_root_page_the_files_are_opened_anew(
+    path: Path, stack: ExitStack, use: str
+):
+    log = open_log(path, stack)
+    publish(log.producer(), TOPIC, numbered(5))
+    log._env._env = PanickingEnvironment(log._env._env)
+    with pytest.raises(EventLogUnavailableError, match="PANIC"):
+        getattr(log._env, use)(lambda _txn: None)
+    publish(log.producer(), TOPIC, numbered(5, start=5))
+    assert len(everything(log, TOPIC)) == 10
+
+
 def test_a_path_that_cannot_be_used_is_named(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(EventLogUnavailableError, match="file/log"):
