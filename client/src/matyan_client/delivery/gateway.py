@@ -7,11 +7,16 @@ answer is kept. Errors name the address and what to do.
 
 from __future__ import annotations
 
+# Loaded here and not when the sender's thread first needs them: a fork in the middle of
+# that thread's import would leave the child with half a module for good.
+import encodings.idna  # noqa: F401  # pyright: ignore[reportUnusedImport]
 import ssl
 from typing import Final
 
+import httpcore  # noqa: F401  # pyright: ignore[reportUnusedImport]
 import httpx
 import msgspec
+import zstandard  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
