@@ -1,0 +1,93 @@
+"""Gateways under test, on a real event log or on one that fails as told."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from channels.testing import WebsocketCommunicator
+
+from backend.bus.topics import INGESTION
+from frontier import producer
+from frontier.routing import application
+from frontier.websocket_protocol import PACED_EXTENSION
+from matyan_wire import batch as wire
+from matyan_wire.frames import SUBPROTOCOL
+from tests.frontier.failing_logs import ScriptedLog
+
+
+@pytest.fixture
+def real_log(settings: Any, data_dir: Path) -> Iterator[Any]:
+    """The gateway's event log: the local implementation, empty."""
+    settings.MATYAN_BUS = {
+        "ENGINE": "backend.bus.local.LocalEventLog",
+        "OPTIONS": {"path": str(data_dir / "log"), "durable": False},
+    }
+    yield producer.get_event_log()
+    producer.close()
+
+
+@pytest.fixture
+def scripted_log(settings: Any) -> Iterator[ScriptedLog]:
+    """The gateway's event log: takes everything until told otherwise."""
+    settings.MATYAN_BUS = {"ENGINE": "tests.frontier.failing_logs.ScriptedLog"}
+    producer.get_producer()
+    yield ScriptedLog.last
+    producer.close()
+
+
+Connect = Callable[..., Any]
+
+
+@pytest.fixture
+async def connect() -> AsyncIterator[Connect]:
+    """Open connections to the gateway; closed after the test."""
+    opened = []
+
+    async def connect(
+        run_id: str = "run",
+        *,
+        path: str = "/api/v1/ws/runs/{}",
+        binary: bool = False,
+        paced: bool = True,
+    ) -> WebsocketCommunicator:
+        communicator = WebsocketCommunicator(
+            application(None),
+            path.format(run_id),
+            subprotocols=[SUBPROTOCOL] if binary else [],
+        )
+        communicator.scope["extensions"] = {PACED_EXTENSION: {}} if paced else {}
+        connected, subprotocol = await communicator.connect(timeout=5)
+        assert connected
+        assert subprotocol == (SUBPROTOCOL if binary else None)
+        opened.append(communicator)
+        return communicator
+
+    yield connect
+    for communicator in opened:
+        await communicator.disconnect(timeout=5)
+
+
+def envelopes(log: Any) -> list[wire.Envelope]:
+    """Return what the local log holds, partition by partition."""
+    records = [
+        record
+        for partition in range(6)
+        for record in log.read(
+            INGESTION, partition=partition, offset=0, max_records=1000
+        )
+    ]
+    return [wire.decode_envelope(record.value) for record in records]
+
+
+def batches(log: Any) -> list[wire.Batch]:
+    return [wire.decode_batch(envelope.batch) for envelope in envelopes(log)]
+
+
+def taken(log: ScriptedLog) -> list[wire.Batch]:
+    """Return what a scripted log has taken, in order."""
+    return [
+        wire.decode_batch(wire.decode_envelope(value).batch) for _, value in log.taken
+    ]
