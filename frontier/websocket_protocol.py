@@ -33,6 +33,10 @@ not ask for messages."""
 
 TRY_AGAIN_LATER: Final = 1013
 
+DISCARD_S: Final = 2.0
+"""How long a client that broke the protocol is read, its data thrown away. Closing at
+once with data unread would reset the connection, and it would not learn the reason."""
+
 
 class Intake:
     """Decides which connections may be read. Belongs to the event loop's thread."""
@@ -70,8 +74,9 @@ class Intake:
         self._complete[connection] = complete
         if connection is self._turn and not partial:
             self._end_turn()
-        self._apply(connection)
+        # Those that were stopped first come first.
         self._resume_stopped()
+        self._apply(connection)
 
     def forget(self, connection: PacedWebSocketProtocol) -> None:
         """The connection is gone."""
@@ -149,6 +154,7 @@ class PacedWebSocketProtocol(WebSocketsSansIOProtocol):
         self._intake_open = True
         self._queued: list[int] = []
         self._in_hand = 0
+        self._discarding = False
 
     @override
     def handle_connect(self, event: Any) -> None:
@@ -161,6 +167,8 @@ class PacedWebSocketProtocol(WebSocketsSansIOProtocol):
     @override
     def data_received(self, data: bytes) -> None:
         """Parse what arrived; stop reading if that was too much."""
+        if self._discarding:
+            return
         super().data_received(data)
         self._note()
 
@@ -185,6 +193,17 @@ class PacedWebSocketProtocol(WebSocketsSansIOProtocol):
         self._queued.clear()
         self._in_hand = 0
         self._note()
+
+    @override
+    def handle_parser_exception(self) -> None:
+        """Close a connection that broke the protocol, for example with 1009."""
+        self._discarding = True
+        close = self.conn.close_sent
+        event: Any = {"type": "websocket.disconnect", "code": close and close.code}
+        self.queue.put_nowait(event)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        self.close_timer = self.loop.call_later(DISCARD_S, self.transport.close)
 
     @override
     def handle_text(self, event: Frame) -> None:
@@ -258,6 +277,9 @@ class PacedWebSocketProtocol(WebSocketsSansIOProtocol):
     def _note(self) -> None:
         if self.disconnected:
             return
+        if self._discarding:
+            self.frames = []
+            self.conn.reader.buffer.clear()
         partial = len(self.conn.reader.buffer) + sum(map(len, self.frames))
         self._intake.note(
             self, partial=partial, complete=sum(self._queued) + self._in_hand
@@ -266,7 +288,7 @@ class PacedWebSocketProtocol(WebSocketsSansIOProtocol):
     def _apply_reading(self) -> None:
         if self.transport.is_closing():
             return
-        if self._intake_open and not self.read_paused:
+        if self._discarding or (self._intake_open and not self.read_paused):
             self.transport.resume_reading()
         else:
             self.transport.pause_reading()

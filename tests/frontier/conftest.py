@@ -58,6 +58,8 @@ async def connect() -> AsyncIterator[Connect]:
             path.format(run_id),
             subprotocols=[SUBPROTOCOL] if binary else [],
         )
+        # The communicator would read "//api" as a host.
+        communicator.scope["path"] = path.format(run_id)
         communicator.scope["extensions"] = {PACED_EXTENSION: {}} if paced else {}
         connected, subprotocol = await communicator.connect(timeout=5)
         assert connected

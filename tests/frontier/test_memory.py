@@ -105,11 +105,20 @@ def push(gateway: GatewayProcess, frame: str | bytes, *, connections: int) -> in
     while any(pusher.is_alive() for pusher in pushers):
         assert gateway.get("/health/live/")[0] == 200
         time.sleep(0.2)
-    print([(p.sent_bytes >> 20, p.closings) for p in pushers])
     return sum(pusher.sent_bytes for pusher in pushers)
 
 
-@pytest.mark.parametrize("name", FRAMES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "1 MB JSON points",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in FRAMES
+            if name != "1 MB JSON points"
+        ),
+    ],
+)
 def test_memory_is_bounded_while_the_log_refuses(name: str, tmp_path: Path) -> None:
     make, size = FRAMES[name]
     with running_gateway(
@@ -117,8 +126,6 @@ def test_memory_is_bounded_while_the_log_refuses(name: str, tmp_path: Path) -> N
         MATYAN_BUS={"ENGINE": "tests.frontier.failing_logs.RefusingLog"},
         MATYAN_ACK_HOLD_SECONDS=1.0,
     ) as gateway:
-        idle = gateway.peak_rss_bytes()
         sent = push(gateway, make(size), connections=6)
-        peak = gateway.peak_rss_bytes()
-        print(f"{name}: idle {idle >> 20} peak {peak >> 20} MB, sent {sent >> 20} MB")
-    assert peak <= LIMIT_BYTES
+        assert gateway.peak_rss_bytes() <= LIMIT_BYTES
+        assert sent >= PUSHED_BYTES
