@@ -35,6 +35,7 @@ class LocalServer:
         data_dir: Where it keeps its data; also gets `up.out`, what it printed.
         options: More options of `manage.py up`.
         environ: Variables for the server processes.
+        ports: Backend's and gateway's port; free ones if not given.
 
     Raises:
         RuntimeError: On entering, if it is not ready in time; tells what it printed.
@@ -46,10 +47,10 @@ class LocalServer:
         *,
         options: Sequence[str] = (),
         environ: dict[str, str] | None = None,
+        ports: tuple[int, int] | None = None,
     ) -> None:
         self.data_dir = data_dir
-        self.backend_port = free_port()
-        self.frontier_port = free_port()
+        self.backend_port, self.frontier_port = ports or (free_port(), free_port())
         self.url = f"http://127.0.0.1:{self.backend_port}"
         self.frontier_url = f"http://127.0.0.1:{self.frontier_port}"
         self.output = data_dir / "up.out"
