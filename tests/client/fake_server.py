@@ -164,7 +164,9 @@ class FakeServer:
             return False
         if not answer.silent:
             connection.send(ack(batch, answer))
-        return True
+        # As the gateway: once a frame is to be sent again, none behind it is taken on
+        # this connection, or the writer's position would pass the missing one.
+        return not answer.retry
 
     def _apply(self, batch: Batch) -> None:
         position = batch.position

@@ -263,6 +263,26 @@ def test_what_close_had_no_time_for_is_delivered_by_a_process_of_its_own(
     assert kinds == ["CreateRun", "FinishRun"]
 
 
+def test_delivery_ends_when_the_journal_is_deleted(state_dir, open_run):
+    run = open_run(FakeServer().url)
+    run.track(1.0, "loss")
+    run.close(timeout=0)
+    (left,) = journals(state_dir)
+    deliver = f"import sys; sys.path.insert(0, {SRC!r})\n"
+    deliver += "from matyan_client.cli import main\n"
+    deliver += f"main(['sync', '--quiet', '--wait', '60', '--journal', {str(left)!r}])"
+    process = start(deliver)
+    assert wait_until(lambda: row_of(left)["owned"], 10)
+    directories.remove(left)
+    assert process.wait(10) == 1
+
+
+def row_of(path: Path) -> dict[str, object]:
+    result = CliRunner().invoke(main, ["journal", "--json"])
+    rows = json.loads(result.stdout)["journals"]
+    return next(row for row in rows if row["path"] == str(path))
+
+
 def test_a_restart_of_the_machine_sends_again_under_a_new_epoch(server, state_dir):
     lost = FakeServer()
     out = state_dir.parent / "out"

@@ -102,7 +102,7 @@ SYNC_ORPHANS: Final = Var(
 DETACHED_SYNC_S: Final = Var(
     "MATYAN_DETACHED_SYNC_S",
     _seconds,
-    3600.0,
+    600.0,
     "How long a detached process goes on delivering after the exit; 0 starts none.",
 )
 CAPTURE_TERMINAL: Final = Var(

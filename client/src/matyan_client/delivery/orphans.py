@@ -137,7 +137,9 @@ def _deliver(path: Path, meta: Meta, gateway: Gateway, stall_s: float) -> Outcom
         quiet=True,
     )
     sender.start()
-    complete = sender.drain(stall_s=stall_s)
+    complete = sender.drain(
+        stall_s=stall_s, abandoned=lambda: directories.read_meta(path) is None
+    )
     progress: Progress = sender.progress
     if complete:
         ledger.close()

@@ -176,17 +176,18 @@ class Sender:
         self.stop(timeout_s=max(0.5, deadline - time.monotonic()) if not done else 0)
         return done
 
-    def drain(self, *, stall_s: float) -> bool:
+    def drain(self, *, stall_s: float, abandoned: Callable[[], bool]) -> bool:
         """Deliver the rest, however long it takes; return whether all was acknowledged.
 
         Args:
             stall_s: Give up when nothing has been acknowledged for so long.
+            abandoned: Give up when this is true.
         """
         self._finishing = True
 
         def over() -> bool:
             stalled = time.monotonic() - self._acknowledged_at > stall_s
-            return not self._thread.is_alive() or stalled
+            return not self._thread.is_alive() or stalled or abandoned()
 
         self._acknowledged_at = time.monotonic()
         self._wait(over, math.inf)
