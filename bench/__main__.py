@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import sys
 import tempfile
@@ -28,6 +29,7 @@ def main() -> int:
     _print([{"name": "machine", **_machine()}])
     for name in wanted:
         with tempfile.TemporaryDirectory(prefix="matyan-bench-") as directory:
+            os.environ["MATYAN_DIR"] = f"{directory}/journals"
             _print(groups[name](Path(directory)))
     return 0
 

@@ -43,6 +43,16 @@ def required_services(request: pytest.FixtureRequest) -> frozenset[str]:
     return frozenset(word.strip() for word in text.split(",") if word.strip())
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _private_journals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the SDK's journals out of the home directory, and nothing syncing later."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MATYAN_DIR", str(tmp_path_factory.mktemp("journals")))
+        patch.setenv("MATYAN_DETACHED_SYNC_S", "0")
+        patch.setenv("MATYAN_SYNC_ORPHANS", "0")
+        yield
+
+
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Path:
     """An empty directory, gone after the test."""
