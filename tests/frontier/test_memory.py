@@ -124,7 +124,7 @@ def test_memory_is_bounded_while_the_log_refuses(name: str, tmp_path: Path) -> N
     with running_gateway(
         tmp_path,
         MATYAN_BUS={"ENGINE": "tests.frontier.failing_logs.RefusingLog"},
-        MATYAN_ACK_HOLD_SECONDS=1.0,
+        MATYAN_ACK_HOLD_SECONDS=0.5,
     ) as gateway:
         sent = push(gateway, make(size), connections=6)
         assert gateway.peak_rss_bytes() <= LIMIT_BYTES
