@@ -26,6 +26,7 @@ MATYAN_DRAIN_SECONDS: float = ENV["SHUTDOWN_FLUSH_TIMEOUT"]
 MATYAN_INGEST_BATCH_RECORDS: int = ENV["INGEST_BATCH_RECORDS"]
 MATYAN_INGEST_BATCH_BYTES: int = ENV["INGEST_BATCH_BYTES"]
 
+MATYAN_FDB_LIBRARY: str = ENV["MATYAN_FDB_LIBRARY"]
 MATYAN_STORE: dict[str, Any] = {
     "embedded": {
         "ENGINE": "backend.storage.engine.embedded.EmbeddedEngine",
@@ -38,7 +39,7 @@ MATYAN_STORE: dict[str, Any] = {
         "ENGINE": "backend.storage.engine.fdb.FdbEngine",
         "OPTIONS": {
             "cluster_file": ENV["MATYAN_FDB_CLUSTER_FILE"] or None,
-            "library": ENV["MATYAN_FDB_LIBRARY"] or None,
+            "library": MATYAN_FDB_LIBRARY or None,
         },
     },
 }[ENV["MATYAN_STORE_ENGINE"]]
@@ -96,7 +97,7 @@ MIDDLEWARE = [
     "backend.api.middleware.PathMiddleware",
     "backend.api.middleware.CorsMiddleware",
     "django.middleware.security.SecurityMiddleware",
-    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "backend.api.static_files.StaticFilesMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
