@@ -11,11 +11,9 @@ from __future__ import annotations
 from typing import Final
 
 import prometheus_client
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_GET
 from prometheus_client import Counter, Gauge, Histogram
-
-from backend.api.handlers import error_body
 
 _REQUESTS: Final = Counter(
     "matyan_backend_http_requests_total",
@@ -63,10 +61,3 @@ def metrics_view(request: HttpRequest) -> HttpResponse:
         prometheus_client.generate_latest(),
         content_type=prometheus_client.CONTENT_TYPE_LATEST,
     )
-
-
-def shared_metrics_view(request: HttpRequest) -> HttpResponse:
-    """Answer at `/metrics/`, an address that in a browser belongs to the web UI."""
-    if "text/html" in request.headers.get("Accept", ""):
-        return JsonResponse(error_body("not_found", "Not Found"), status=404)
-    return metrics_view(request)

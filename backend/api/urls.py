@@ -28,6 +28,7 @@ from backend.api.viewsets.run_search import RunSearchViewSet
 from backend.api.viewsets.runs import RunBatchViewSet, RunViewSet
 from backend.api.viewsets.service import HealthViewSet, VersionViewSet
 from backend.api.viewsets.tags import TagViewSet
+from backend.api.web_ui import views as web_ui
 
 
 class OptionalSlashRouter(DefaultRouter):
@@ -72,8 +73,12 @@ urlpatterns = [
     re_path(r"^api/v1/rest$", router.get_api_root_view(router.urls)),
     re_path(r"^api/v1/schema/?$", SpectacularAPIView.as_view(), name="schema"),
     re_path(r"^api/metrics/?$", observability.metrics_view),
-    re_path(r"^metrics/?$", observability.shared_metrics_view),
+    re_path(r"^metrics/?$", web_ui.metrics),
     re_path(r"^health/live/?$", HealthViewSet.as_view({"get": "live"})),
     re_path(r"^health/ready/?$", HealthViewSet.as_view({"get": "ready"})),
+    re_path(r"^api/auth/refresh/?$", web_ui.refresh),
     re_path(r"^api(/.*)?$", handlers.not_found),
+    re_path(r"^sign-in/?$", web_ui.sign_in),
+    re_path(r"^favicon\.ico$", web_ui.favicon),
+    re_path(r"^", web_ui.page),
 ]

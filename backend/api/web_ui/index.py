@@ -1,0 +1,132 @@
+"""The one HTML page of the web UI, filled in for the request it answers.
+
+The page's scripts find the API at the absolute origin the browser sees, so proxies
+must say it in `X-Forwarded-Proto` and `X-Forwarded-Host`; a host that is not in
+`settings.ALLOWED_HOSTS` is not believed.
+
+Scripts and styles of other sites (the Python runtime of reports, an icon font) are
+loaded beside the page, never before it: without a way to the internet the page must
+appear all the same.
+
+Design note: docs/subsystems/web-ui.md#page
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import quote
+
+from django.conf import settings
+from django.http import HttpRequest
+from django.http.request import split_domain_port, validate_host
+
+API_SUFFIX: Final = "/api/v1"
+"""The UI's live-update worker knows no other."""
+
+_VARIABLE: Final = re.compile(r"\{\{\s*(\w+)\s*\}\}")
+_INLINE_SCRIPT: Final = re.compile(r"<script>(.*?)</script>", re.DOTALL)
+_FOREIGN_SCRIPT: Final = re.compile(r'<script (?=src="https://)')
+_FOREIGN_STYLE: Final = re.compile(r'<link rel="stylesheet" href="(https://[^"]+)"/?>')
+_LATE_STYLES: Final = (
+    "<script>[{urls}].forEach(function(u)"
+    '{{var l=document.createElement("link");l.rel="stylesheet";l.href=u;'
+    "document.head.appendChild(l)}})</script>"
+)
+_PYODIDE: Final = "https://cdn.jsdelivr.net"
+_POLICY: Final = {
+    "default-src": "'self'",
+    # WebGL figures and the code editor compile functions; hashes keep out what the
+    # page itself did not bring.
+    "script-src": f"'self' 'wasm-unsafe-eval' 'unsafe-eval' {_PYODIDE} {{hashes}}",
+    "worker-src": "'self' blob:",
+    "style-src": "'self' 'unsafe-inline' https://fonts.googleapis.com",
+    "font-src": "'self' data: https://fonts.gstatic.com",
+    "img-src": "'self' data: blob: https:",
+    "media-src": "'self' data: blob:",
+    "connect-src": f"'self' data: blob: https://api.github.com {_PYODIDE}",
+    "object-src": "'none'",
+    "base-uri": "'none'",
+    "form-action": "'self'",
+    "frame-ancestors": "'none'",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A rendered page.
+
+    Attributes:
+        html: The document.
+        policy: Its Content-Security-Policy.
+    """
+
+    html: str
+    policy: str
+
+
+def render(template: str, *, origin: str, base_path: str) -> Page:
+    """Return the page of `template`.
+
+    Args:
+        template: The package's `index-template.html`.
+        origin: `https://host[:port]`, as the browser sees it.
+        base_path: Path the server is mounted at, without a slash at the end.
+    """
+    # Both stand in attributes and in scripts: an origin has no character that means
+    # anything there, and a quoted path has none either.
+    base_path = quote(base_path)
+    values = {
+        "base_path": base_path,
+        "api_base_path": API_SUFFIX,
+        "api_host_base": origin + base_path,
+        "api_auth_token": "",
+    }
+    html = _defer_foreign(template)
+    html = _VARIABLE.sub(lambda found: values.get(found[1], ""), html)
+    hashes = " ".join(_hash(script) for script in _INLINE_SCRIPT.findall(html))
+    policy = "; ".join(f"{name} {value}" for name, value in _POLICY.items())
+    return Page(html, policy.format(hashes=hashes))
+
+
+def _defer_foreign(template: str) -> str:
+    html = _FOREIGN_SCRIPT.sub("<script async ", template)
+    styles = _FOREIGN_STYLE.findall(html)
+    if not styles:
+        return html
+    late = _LATE_STYLES.format(urls=",".join(f'"{url}"' for url in styles))
+    return _FOREIGN_STYLE.sub("", html).replace("</head>", f"{late}</head>", 1)
+
+
+def _hash(script: str) -> str:
+    digest = hashlib.sha256(script.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def origin_of(request: HttpRequest) -> str:
+    """Return the origin the browser has in its address bar.
+
+    Raises:
+        DisallowedHost: If the request's own host is not allowed.
+    """
+    host = request.get_host()
+    forwarded = _first(request.headers.get("X-Forwarded-Host", ""))
+    if forwarded and _is_allowed(forwarded):
+        host = forwarded
+    scheme = _first(request.headers.get("X-Forwarded-Proto", "")).lower()
+    if scheme not in {"http", "https"}:
+        scheme = request.scheme or "http"
+    return f"{scheme}://{host}"
+
+
+def _first(header: str) -> str:
+    """Return what the proxy nearest to the browser said."""
+    return header.split(",", 1)[0].strip()
+
+
+def _is_allowed(host: str) -> bool:
+    domain, _ = split_domain_port(host)
+    return bool(domain) and validate_host(domain, settings.ALLOWED_HOSTS)
