@@ -91,6 +91,9 @@ class ScriptedLog(EventLog):
     def ensure_topics(self, specs: Sequence[TopicSpec]) -> None:
         pass
 
+    def inspect_topics(self, specs: Sequence[TopicSpec]) -> list[Any]:
+        return []
+
     @override
     def producer(self) -> Producer:
         return ScriptedProducer(self)

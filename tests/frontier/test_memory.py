@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typing_extensions import override
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
@@ -37,6 +39,7 @@ class Pusher(threading.Thread):
         self._budget = budget
         self._deadline = time.monotonic() + PUSH_S
 
+    @override
     def run(self) -> None:
         while self.sent_bytes < self._budget and time.monotonic() < self._deadline:
             try:
@@ -85,7 +88,7 @@ def binary_points(size: int) -> bytes:
     return encode_frame(wire.encode_batch(batch))
 
 
-FRAMES = {
+FRAMES: dict[str, tuple[Callable[[int], str | bytes], int]] = {
     "1 MB JSON points": (json_points, MEBIBYTE),
     "16 MB JSON points": (json_points, 16 * MEBIBYTE - 1000),
     "16 MB JSON figures": (json_figure, 16 * MEBIBYTE),

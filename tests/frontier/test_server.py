@@ -52,8 +52,8 @@ def test_plain_and_large_frames_over_one_socket(gateway: GatewayProcess) -> None
         for frame in (line(0), f"[{line(1)}]", "[]", big, line(2)):
             socket.send(frame)
             assert json.loads(socket.recv(timeout=30)) == OK
-        for frame in ("nonsense", b"\x00binary"):
-            socket.send(frame)
+        for bad in ("nonsense", b"\x00binary"):
+            socket.send(bad)
             assert json.loads(socket.recv(timeout=10))["status"] == "error"
         # Fragmented messages are one frame to the gateway.
         socket.send(iter(["[", line(3), "]"]))
