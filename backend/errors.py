@@ -3,6 +3,8 @@
     MatyanError
     ├── InvalidInputError            400/422  the caller must change the request
     │   ├── QuerySyntaxError         400
+    │   ├── BlobKeyError             422
+    │   ├── TokenError               403
     │   └── LimitExceededError       422
     ├── NotFoundError                404
     │   ├── RunNotFoundError, ExperimentNotFoundError, TagNotFoundError,
@@ -18,9 +20,15 @@
     │   ├── StoreFullError, StoreUnavailableError, StoreClosedError
     │   ├── NetworkFilesystemError
     │   └── FormatError                   data this version cannot read
-    └── EventLogError                503  the event log
-        ├── EventLogFullError, EventLogUnavailableError, EventLogClosedError
-        └── RecordTooLargeError      422
+    ├── EventLogError                503  the event log
+    │   ├── EventLogFullError, EventLogUnavailableError, EventLogClosedError
+    │   └── RecordTooLargeError      422
+    └── BlobStoreError               503  the blob store
+        ├── BlobStoreFullError, BlobStoreUnavailableError
+        ├── BlobNotFoundError        404
+        ├── BlobTooLargeError        413
+        ├── BlobLengthError          400
+        └── MultipartNotFoundError   404
 
 Messages are fixed strings; what varies is in `fields`, so that logs can be searched and
 grouped. `hint` tells the person what to do.
@@ -92,6 +100,22 @@ class LimitExceededError(InvalidInputError):
 
     code = "limit_exceeded"
     message = "Over the limit"
+
+
+class BlobKeyError(InvalidInputError):
+    """A path or key cannot name a blob. Fields: key, reason."""
+
+    code = "bad_blob_key"
+    message = "Not a usable blob path"
+
+
+class TokenError(InvalidInputError):
+    """A signed address is altered, expired or for something else. Fields: reason."""
+
+    code = "bad_token"
+    http_status = 403
+    message = "The address is not valid"
+    hint = "Ask for a new one"
 
 
 class NotFoundError(MatyanError):
@@ -300,3 +324,60 @@ class StaleConsumerError(EventLogError):
 
     code = "stale_consumer"
     message = "The consumer no longer owns the partition"
+
+
+class BlobStoreError(MatyanError):
+    """The blob store could not do what was asked."""
+
+    code = "blob_store_error"
+    http_status = 503
+    message = "The blob store failed"
+
+
+class BlobStoreUnavailableError(BlobStoreError):
+    """The blob store does not answer, or refuses this server. Fields: reason."""
+
+    code = "blob_store_unavailable"
+    message = "The blob store is unavailable"
+
+
+class BlobStoreFullError(BlobStoreError):
+    """The disk is full. Fields: path, reason."""
+
+    code = "blob_store_full"
+    http_status = 507
+    message = "The blob store is full"
+    hint = "Free disk space; nothing was lost"
+
+
+class BlobNotFoundError(BlobStoreError):
+    """No blob of this key has been uploaded. Fields: key."""
+
+    code = "blob_not_found"
+    http_status = 404
+    message = "The file has not been uploaded, or is gone"
+
+
+class BlobTooLargeError(BlobStoreError):
+    """More bytes than allowed. Fields: limit."""
+
+    code = "blob_too_large"
+    http_status = 413
+    message = "The upload is larger than it was signed for"
+
+
+class BlobLengthError(BlobStoreError):
+    """Another number of bytes than announced. Fields: size, expected."""
+
+    code = "blob_length"
+    http_status = 400
+    message = "The upload has another length than announced"
+
+
+class MultipartNotFoundError(BlobStoreError):
+    """No such upload in parts: completed, aborted or never begun. Fields: upload_id."""
+
+    code = "multipart_not_found"
+    http_status = 404
+    message = "No such upload in parts"
+    hint = "Begin a new one"
