@@ -6,9 +6,7 @@ import contextlib
 import hashlib
 import math
 import struct
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -40,8 +38,8 @@ from tests.backend.storage.series_model import (
     columns_of,
     encode_frame,
     expected_columns,
-    open_test_store,
 )
+from tests.services.stores import Stores
 
 T = TypeVar("T")
 
@@ -232,22 +230,13 @@ def play(store: Store, chosen: list[tuple[str, Any]], *, with_positions: bool) -
     scenario.check()
 
 
-@contextlib.contextmanager
-def temporary_store(faults: FaultInjector | None = None) -> Any:
-    with (
-        tempfile.TemporaryDirectory() as directory,
-        contextlib.closing(open_test_store(Path(directory) / "s", faults)) as store,
-    ):
-        yield store
-
-
 @pytest.mark.usefixtures("small_limits")
 @settings(max_examples=60)
 @given(chosen=actions, with_positions=st.booleans())
 def test_store_equals_model(
-    *, chosen: list[tuple[str, Any]], with_positions: bool
+    stores: Stores, *, chosen: list[tuple[str, Any]], with_positions: bool
 ) -> None:
-    with temporary_store() as store:
+    with stores.open() as store:
         play(store, chosen, with_positions=with_positions)
 
 
@@ -255,12 +244,12 @@ def test_store_equals_model(
 @settings(max_examples=25)
 @given(chosen=actions, with_positions=st.booleans(), seed=st.integers(0, 1000))
 def test_store_equals_model_when_commits_fail(
-    *, chosen: list[tuple[str, Any]], with_positions: bool, seed: int
+    stores: Stores, *, chosen: list[tuple[str, Any]], with_positions: bool, seed: int
 ) -> None:
     faults = FaultInjector(
         conflict=0.1, unknown_applied=0.15, unknown_lost=0.1, seed=seed
     )
-    with temporary_store(faults) as store:
+    with stores.open(faults=faults) as store:
         play(store, chosen, with_positions=with_positions)
 
 
@@ -272,12 +261,13 @@ def test_store_equals_model_when_commits_fail(
     with_positions=st.booleans(),
 )
 def test_what_a_crash_interrupts_is_completed_by_delivering_again(
+    stores: Stores,
     *,
     sent: list[list[Point]],
     after: list[tuple[int, bool]],
     with_positions: bool,
 ) -> None:
-    with temporary_store() as store:
+    with stores.open() as store:
         scenario = Scenario(store, with_positions=with_positions)
         for batch in sent:
             scenario.send(batch)
@@ -307,13 +297,14 @@ def _seal_crashing(store: Store, crashing: Engine) -> None:
     max_points=st.integers(1, 30),
 )
 def test_ranges_and_samples_agree_with_the_model(
+    stores: Stores,
     sent: list[list[Point]],
     seals: list[bool],
     start: int | None,
     stop: int | None,
     max_points: int,
 ) -> None:
-    with temporary_store() as store:
+    with stores.open() as store:
         scenario = Scenario(store, with_positions=True)
         for batch, seal in zip(sent, seals, strict=False):
             scenario.send(batch)
@@ -356,8 +347,8 @@ def test_ranges_and_samples_agree_with_the_model(
             assert max_points == 1 or sample[-1:] == wanted[-1:]
 
 
-def test_openings_and_finishes_are_part_of_the_stream(tmp_path: Path) -> None:
-    with contextlib.closing(open_test_store(tmp_path / "s")) as store:
+def test_openings_and_finishes_are_part_of_the_stream(stores: Stores) -> None:
+    with stores.open() as store:
         log = Log()
         log.append(Frame(events=[CreateRun(1)]))
         log.append(Frame([Point(REFS[0], 1, 1.0)], [FinishRun(2)]))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,12 +30,12 @@ from backend.services.runs import (
 )
 from backend.storage import indexes
 from backend.storage.engine.faults import Fault, FaultInjector
-from backend.storage.factory import Store, open_store
+from backend.storage.factory import Store
 from matyan_wire.batch import SeriesRef
 from tests.backend.writing import START_US, make_run
+from tests.services.stores import Stores
 
 NOW = START_US + 10_000_000
-ENGINE = "backend.storage.engine.embedded.EmbeddedEngine"
 
 
 def get(store: Store, run_id: str) -> Run:
@@ -174,10 +172,9 @@ def faults() -> FaultInjector:
 
 
 @pytest.fixture
-def faulty_store(data_dir: Path, faults: FaultInjector) -> Iterator[Store]:
+def faulty_store(stores: Stores, faults: FaultInjector) -> Iterator[Store]:
     """A store whose commits fail as planned."""
-    options = {"path": str(data_dir / "faulty"), "durable": False, "faults": faults}
-    with contextlib.closing(open_store(engine=ENGINE, options=options)) as store:
+    with stores.open(faults=faults) as store:
         yield store
 
 

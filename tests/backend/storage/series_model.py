@@ -7,17 +7,13 @@ import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from backend.bus.base import Record, RecordPosition
 from backend.domain.series import ObjectPoints, Points, Series, Summary
-from backend.storage.engine.embedded import EmbeddedEngine
-from backend.storage.engine.faults import FaultInjector
 from backend.storage.factory import Store
-from backend.storage.format_version import check_format
 from matyan_wire.batch import (
     AUTO_STEP,
     METRIC,
@@ -34,12 +30,6 @@ from matyan_wire.batch import (
 )
 
 RECEIVED_US = 1_760_000_000_000_000
-
-
-def open_test_store(path: Path, faults: FaultInjector | None = None) -> Store:
-    engine = EmbeddedEngine(path, durable=False, faults=faults)
-    check_format(engine)
-    return Store(engine)
 
 
 @dataclass

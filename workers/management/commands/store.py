@@ -110,7 +110,7 @@ class Command(BaseCommand):
         **_later: Any,
     ) -> None:
         if source == target:
-            raise _wrong("--from and --to are the same store.")
+            raise _wrong(source, "is both --from and --to.")
         with (
             _open(source, must_exist=True) as source_engine,
             _open(target) as target_engine,
@@ -189,9 +189,9 @@ def _parse(name: str, *, must_exist: bool) -> tuple[str, dict[str, Any]]:
         return config["ENGINE"], config.get("OPTIONS", {})
     kind, colon, where = name.partition(":")
     if kind not in ENGINES or not colon or (kind == "embedded" and not where):
-        raise _wrong(f"{name} names no store; use embedded:PATH or foundationdb:FILE.")
+        raise _wrong(name, "names no store: use embedded:PATH or foundationdb:FILE.")
     if must_exist and where and not Path(where).exists():
-        raise _wrong(f"There is no {where}.")
+        raise _wrong(where, "does not exist.")
     path, option = ENGINES[kind]
     options: dict[str, Any] = {option: where or None}
     if kind == "foundationdb" and settings.MATYAN_FDB_LIBRARY:
@@ -199,8 +199,8 @@ def _parse(name: str, *, must_exist: bool) -> tuple[str, dict[str, Any]]:
     return path, options
 
 
-def _wrong(message: str) -> CommandError:
-    return CommandError(message, returncode=2)
+def _wrong(what: str, why: str) -> CommandError:
+    return CommandError(f"{what} {why}", returncode=2)
 
 
 @contextlib.contextmanager
