@@ -169,12 +169,10 @@ def _services(
             )
         )
     for number in range(1, workers + 1):
-        name = "worker ingestion" if workers == 1 else f"worker ingestion {number}"
-        services.append(
-            Service(
-                name=name, command=[*manage, "runworker", "ingestion"], stop_order=1
-            )
-        )
+        # Its own name each: the name is also where a worker reports its health.
+        name = "ingestion" if workers == 1 else f"ingestion-{number}"
+        command = [*manage, "runworker", "ingestion", f"--name={name}"]
+        services.append(Service(name=f"worker {name}", command=command, stop_order=1))
     services.append(
         Service(
             name="worker control",
