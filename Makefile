@@ -29,7 +29,7 @@ demo: setup ## train the example against a server and show what it found
 
 test: setup ## the default suite, about two minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r examples/requirements.txt
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not chaos and not slow" $(OPTIONS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not chaos and not slow and not kafka" $(OPTIONS)
 
 test-chaos: setup ## processes killed under load, memory bounds: some minutes
 	$(BIN)/python -m pytest -m "chaos or slow" $(OPTIONS)

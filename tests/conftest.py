@@ -53,6 +53,21 @@ def _private_journals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         yield
 
 
+@pytest.fixture(scope="session")
+def kafka_broker(
+    tmp_path_factory: pytest.TempPathFactory, required_services: frozenset[str]
+) -> Iterator[Any]:
+    """One Kafka broker for all tests that do not hurt it."""
+    from tests.services import kafka
+
+    reason = kafka.missing()
+    if reason and "kafka" not in required_services:
+        pytest.skip(f"no Kafka: {reason}")
+    assert not reason, f"Kafka is required: {reason}"
+    with kafka.KafkaBroker(tmp_path_factory.mktemp("kafka") / "broker") as broker:
+        yield broker
+
+
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Path:
     """An empty directory, gone after the test."""

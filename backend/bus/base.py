@@ -81,6 +81,28 @@ class TopicSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class TopicState:
+    """A topic as it is.
+
+    Attributes:
+        name: Topic name.
+        partitions: Number of partitions, 0 if it does not exist.
+        replicas: How many copies are kept of it.
+        max_record_bytes: Largest record it takes.
+        retention_seconds: Age at which records are deleted; None: not by age alone.
+        problems: What differs from the spec, a clause each, beginning with "it" or a
+            setting's name.
+    """
+
+    name: str
+    partitions: int
+    replicas: int
+    max_record_bytes: int
+    retention_seconds: float | None
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PartitionLag:
     """How far a group is behind in one partition.
 
@@ -88,6 +110,8 @@ class PartitionLag:
         committed: Next offset the group would read.
         end: Offset the next appended record would get.
         oldest_age_s: Age of the oldest unconsumed record, 0 if none.
+        expires_in_s: Seconds until retention deletes that record unconsumed; None:
+            it never does.
     """
 
     topic: str
@@ -95,6 +119,7 @@ class PartitionLag:
     committed: int
     end: int
     oldest_age_s: float
+    expires_in_s: float | None = None
 
     @property
     def lag(self) -> int:
@@ -190,6 +215,10 @@ class EventLog(ABC):
     @abstractmethod
     def ensure_topics(self, specs: Sequence[TopicSpec]) -> None:
         """Create missing topics and add missing partitions."""
+
+    @abstractmethod
+    def inspect_topics(self, specs: Sequence[TopicSpec]) -> list[TopicState]:
+        """Return how each topic is, without changing anything."""
 
     @abstractmethod
     def producer(self) -> Producer:

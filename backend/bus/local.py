@@ -33,6 +33,7 @@ from backend.bus.base import (
     Record,
     TopicPartition,
     TopicSpec,
+    TopicState,
 )
 from backend.bus.local_consumer import LocalConsumer
 from backend.bus.local_environment import LocalEnvironment, acquire
@@ -40,7 +41,7 @@ from backend.bus.local_lease import Leases
 from backend.bus.local_producer import Appender, LocalProducer
 from backend.bus.local_reader import Budget, read_records
 from backend.bus.local_retention import trim
-from backend.bus.local_topics import ensure_topics, iter_prefix
+from backend.bus.local_topics import ensure_topics, inspect_topics, iter_prefix
 from backend.errors import EventLogClosedError, EventLogFullError
 
 CHECK_TIMEOUT_S: Final = 1.0
@@ -120,6 +121,10 @@ class LocalEventLog(EventLog):
     @override
     def ensure_topics(self, specs: Sequence[TopicSpec]) -> None:
         ensure_topics(self._open_env(), specs)
+
+    @override
+    def inspect_topics(self, specs: Sequence[TopicSpec]) -> list[TopicState]:
+        return inspect_topics(self._open_env(), specs)
 
     @override
     def producer(self) -> Producer:

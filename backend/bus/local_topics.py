@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from backend.bus import local_format as fmt
-from backend.bus.base import TopicSpec
+from backend.bus.base import TopicSpec, TopicState
 from backend.bus.local_environment import LocalEnvironment
 from backend.errors import EventLogUnavailableError
 
@@ -67,6 +67,29 @@ def ensure_topics(env: LocalEnvironment, specs: Sequence[TopicSpec]) -> None:
     # there is seldom anything to do.
     if env.read(lambda txn: bool(_changes(load_topics(txn, env), specs))):
         env.write(lambda txn: _apply(txn, env, specs))
+
+
+def inspect_topics(
+    env: LocalEnvironment, specs: Sequence[TopicSpec]
+) -> list[TopicState]:
+    """Return how each topic is and what differs from its spec."""
+    topics = env.read(lambda txn: load_topics(txn, env))
+    return [_state(spec, topics.get(spec.name)) for spec in specs]
+
+
+def _state(spec: TopicSpec, found: fmt.TopicRow | None) -> TopicState:
+    if found is None:
+        return TopicState(spec.name, 0, 0, 0, None, ("it does not exist",))
+    problems = []
+    if found.partitions != spec.partitions:
+        problems.append(
+            f"it has {found.partitions} partitions instead of {spec.partitions}"
+        )
+    if found.merged(spec) != found and found.partitions >= spec.partitions:
+        problems.append("its limits, retention or groups are of another version")
+    return TopicState(
+        spec.name, found.partitions, 1, found.max_record_bytes, None, tuple(problems)
+    )
 
 
 def _apply(txn: Any, env: LocalEnvironment, specs: Sequence[TopicSpec]) -> None:

@@ -51,6 +51,7 @@ offsets.topic.num.partitions=1
 transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
 group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
 auto.create.topics.enable=false
 num.network.threads=2
 num.io.threads=2
@@ -84,6 +85,11 @@ class KafkaBroker:
     @property
     def can_be_killed(self) -> bool:
         return not self._external
+
+    @property
+    def shortest_session_s(self) -> float:
+        """Shortest session timeout the broker takes; a foreign one has the default."""
+        return 6.0 if self._external else 2.0
 
     def prepare(self) -> None:
         """Fetch the jars and format the log directory."""

@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
 from tests.backend.bus.harness import Harness
 
 
-def local(data_dir: Path, stack: ExitStack) -> Harness:
-    options = {"path": str(data_dir / "log"), "lease_s": 2.0}
+def local(request: pytest.FixtureRequest, stack: ExitStack) -> Harness:
+    path = request.getfixturevalue("data_dir") / "log"
+    options = {"path": str(path), "lease_s": 2.0}
     return Harness("backend.bus.local.LocalEventLog", options, stack)
 
 
-HARNESSES: dict[str, Callable[[Path, ExitStack], Harness]] = {"local": local}
+def kafka(request: pytest.FixtureRequest, stack: ExitStack) -> Harness:
+    broker = request.getfixturevalue("kafka_broker")
+    options = {
+        "bootstrap_servers": broker.bootstrap_servers,
+        "topic_prefix": f"test-{uuid.uuid4().hex[:8]}-",
+        "session_timeout_s": broker.shortest_session_s,
+        "max_poll_interval_s": broker.shortest_session_s,
+        "trim_interval_s": 0.0,
+    }
+    return Harness("backend.bus.kafka.KafkaEventLog", options, stack)
 
 
-@pytest.fixture(params=HARNESSES)
-def bus(request: pytest.FixtureRequest, data_dir: Path) -> Iterator[Harness]:
+HARNESSES: dict[str, Callable[[pytest.FixtureRequest, ExitStack], Harness]] = {
+    "local": local,
+    "kafka": kafka,
+}
+
+
+@pytest.fixture(
+    params=["local", pytest.param("kafka", marks=[pytest.mark.kafka])],
+)
+def bus(request: pytest.FixtureRequest) -> Iterator[Harness]:
     """Each implementation in turn, empty."""
     with ExitStack() as stack:
-        yield HARNESSES[request.param](data_dir, stack)
+        yield HARNESSES[request.param](request, stack)
