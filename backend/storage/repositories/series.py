@@ -7,7 +7,8 @@ once,
         and each step of a series has one point, the last written.
 
 Every method takes the transaction first and opens none, except `iter_points`,
-`iter_objects` and `seal`, which take the engine because they need several.
+`iter_objects`, `sample_objects` and `seal`, which take the engine because they need
+several.
 
 Design note: docs/subsystems/storage.md#series
 """
@@ -40,6 +41,7 @@ from backend.storage.repositories.series_dictionary import (
 )
 from backend.storage.repositories.series_listing import describe, list_many
 from backend.storage.repositories.series_memory import Numbers, SeriesMemory
+from backend.storage.repositories.series_objects import ObjectSample
 from backend.storage.repositories.series_sampling import Sample, sample_many
 from backend.storage.repositories.series_sealing import seal_run
 from backend.storage.repositories.series_tail import (
@@ -289,6 +291,36 @@ class SeriesRepository:
             points = engine.read(read)
             if len(points):
                 yield points
+
+    def sample_objects(  # noqa: PLR0913 - a range is two
+        self,
+        engine: Engine,
+        run_number: int,
+        series_numbers: Sequence[int],
+        *,
+        max_points: int,
+        start: int | None = None,
+        stop: int | None = None,
+    ) -> Iterator[tuple[int, ObjectPoints]]:
+        """Yield (series number, points): at most `max_points` of each object series.
+
+        Evenly spread by index; the first and the last point of the range are included
+        (for max_points >= 2). The points of a series come in one or several pieces,
+        each of about a chunk or, of small series, less than 1 MB; a series without
+        points is not mentioned. Reads begin with the first `next`.
+
+        Raises:
+            FormatError: If a stored value is not intact.
+        """
+        sampling = ObjectSample(
+            engine,
+            run_number,
+            Sample(max(1, max_points), start, stop),
+            lambda tr, run, number, begin, end: self.read_objects(
+                tr, run, number, start=begin, stop=end
+            ),
+        )
+        return sampling.pieces(series_numbers)
 
     # --- writing ---------------------------------------------------------------------
 

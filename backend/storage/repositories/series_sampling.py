@@ -107,11 +107,12 @@ def pick(points: Columns, max_points: int) -> Columns:
     """Return at most `max_points`, spread evenly, first and last included."""
     if len(points) <= max_points:
         return points
-    return points.take(_even(len(points), max_points))
+    return points.take(even(len(points), max_points))
 
 
 @lru_cache(maxsize=1024)
-def _even(count: int, wanted: int) -> Int64s:
+def even(count: int, wanted: int) -> Int64s:
+    """Return at most `wanted` indices below `count`, spread evenly, ends included."""
     # By index, not by step: steps can be sparse, and a chart wants an even number of
     # points per pixel.
     if wanted <= 1:
@@ -185,7 +186,7 @@ def _sample_long(  # noqa: PLR0913, PLR0917 - one series of one sample
         return pick(late, sample.max_points)
     behind = int(np.searchsorted(late.steps, rows["last_step"][-1], side="right"))
     ends = np.cumsum(np.append(rows["count"], len(late) - behind))
-    wanted = _even(int(ends[-1]), sample.max_points)
+    wanted = even(int(ends[-1]), sample.max_points)
     owner = np.searchsorted(ends, wanted, side="right")
     local = wanted - np.append(0, ends)[owner]
     # With a range, the first chunk may end before it: the second then has the first
