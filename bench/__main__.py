@@ -59,12 +59,12 @@ def _write(directory: Path) -> Iterator[dict[str, Any]]:
 
 def _search(directory: Path) -> Iterator[dict[str, Any]]:
     data = directory / "data"
-    bytes_per_point = fill(data, runs=1_000, series=10, steps=1_000)
-    yield {
-        "name": "stored_bytes_per_point",
-        "value": round(bytes_per_point, 2),
-        "unit": "bytes",
-    }
+    kept, file = fill(data, runs=1_000, series=10, steps=1_000)
+    for name, value in (
+        ("stored_bytes_per_point", kept),
+        ("file_bytes_per_point", file),
+    ):
+        yield {"name": name, "value": round(value, 2), "unit": "bytes"}
     with LocalServer(data) as server:
         yield from metric_search(server)
         yield from _memory(server, when="after_search")

@@ -23,12 +23,12 @@ PLAIN = b"\x00"
 WINDOW = 8
 
 
-def ingest_json(server: LocalServer, *, points: int = 400_000) -> dict[str, Any]:
+def ingest_json(server: LocalServer, *, points: int = 1_200_000) -> dict[str, Any]:
     """Frames of 1,000 JSON points (10 series × 100 steps) over 4 connections."""
     return _measure(server, "ingest_json_points_per_s", _send_json, 10, 100, points)
 
 
-def ingest_binary(server: LocalServer, *, points: int = 4_000_000) -> dict[str, Any]:
+def ingest_binary(server: LocalServer, *, points: int = 8_000_000) -> dict[str, Any]:
     """Columnar frames of 10,000 points (100 series × 100 steps), 4 connections."""
     return _measure(
         server, "ingest_binary_points_per_s", _send_binary, 100, 100, points
