@@ -17,6 +17,7 @@ Design note: docs/subsystems/engines.md#copying-a-store
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterator
 from typing import Final, TypeVar
 
@@ -61,18 +62,20 @@ class CopyProgress(msgspec.Struct, array_like=True):
         source: What the caller calls the source; a resume must name the same.
         after: Everything up to this key is copied.
         pairs: Keys copied.
-        bytes: Their keys and values.
+        copied_bytes: Their keys and values.
         repaired: Keys put right by comparing.
         compared: Keys compared in the present pass.
+        copy_id: Random, chosen when the copy began.
     """
 
     version: int
     source: str
     after: bytes = b""
     pairs: int = 0
-    bytes: int = 0
+    copied_bytes: int = 0
     repaired: int = 0
     compared: int = 0
+    copy_id: bytes = b""
 
 
 Observer = Callable[[CopyProgress], None]
@@ -111,7 +114,8 @@ def copy_store(  # noqa: PLR0913 - what the command lets choose
     )
     if stamp is None or unfinished is not None:
         raise InvalidInputError(source=source_name, reason="not a finished store")
-    progress = target.transact(lambda tr: _begin(tr, source_name, resume=resume))
+    begun = CopyProgress(1, source_name, copy_id=secrets.token_bytes(8))
+    progress = target.transact(lambda tr: _begin(tr, begun, resume=resume))
     on_progress(progress)
     _copy(source, target, progress, on_progress)
     if compare:
@@ -120,13 +124,14 @@ def copy_store(  # noqa: PLR0913 - what the command lets choose
     return progress
 
 
-def _begin(tr: Transaction, source_name: str, *, resume: bool) -> CopyProgress:
+def _begin(tr: Transaction, begun: CopyProgress, *, resume: bool) -> CopyProgress:
     noted = tr.get(keyspace.pack_copy())
     if noted is not None:
         progress = _decode(noted)
-        if not resume:
+        # The same id: this very transaction was committed and is run again.
+        if not resume and progress.copy_id != begun.copy_id:
             raise TargetNotEmptyError(reason="an unfinished copy")
-        if progress.source != source_name:
+        if progress.source != begun.source:
             raise InvalidInputError(
                 reason="the target is a copy of another source", source=progress.source
             )
@@ -136,9 +141,8 @@ def _begin(tr: Transaction, source_name: str, *, resume: bool) -> CopyProgress:
     if found not in ([], [keyspace.pack_format()]):
         raise TargetNotEmptyError(reason="it holds keys")
     tr.clear(keyspace.pack_format())
-    progress = CopyProgress(1, source_name)
-    _note(tr, progress)
-    return progress
+    _note(tr, begun)
+    return begun
 
 
 def _copy(
@@ -148,7 +152,7 @@ def _copy(
     for portion in _portions(_iter_pairs(source, begin)):
         progress.after = portion[-1][0]
         progress.pairs += len(portion)
-        progress.bytes += _size(portion)
+        progress.copied_bytes += _size(portion)
 
         def write(tr: Transaction, portion: list[KeyValue] = portion) -> None:
             for key, value in portion:

@@ -36,6 +36,7 @@ _WORDS: Final[dict[Subspace, tuple[str, ...]]] = {
     Subspace.TAIL_PAYLOAD: ("tail payloads of run", "block", "part"),
     Subspace.SERIES_NAME: ("series name hash",),
     Subspace.COPY: ("copy mark",),
+    Subspace.BLOB: ("uploads of run", "path hash"),
 }
 
 
@@ -58,7 +59,9 @@ def describe_key(key: bytes) -> str:
 
 
 def _describe_index(items: tuple[Any, ...]) -> str:
-    number, *values, run_no = items or (0, 0)
+    if len(items) < 2:
+        return "index row cut short"
+    number, *values, run_no = items
     name = Index(number).name if number in Index.__members__.values() else number
     shown = " ".join(_text(value) for value in values)
     return f"index row {name} {shown}".rstrip() + f", run {_text(run_no)}"

@@ -118,7 +118,7 @@ class Command(BaseCommand):
         ):
 
             def tell(done: CopyProgress) -> None:
-                copied = f"{done.pairs:,} keys, {done.bytes / 1e6:,.0f} MB"
+                copied = f"{done.pairs:,} keys, {done.copied_bytes / 1e6:,.0f} MB"
                 compared = f", {done.compared:,} compared" if done.compared else ""
                 show(copied + compared)
 
@@ -135,10 +135,12 @@ class Command(BaseCommand):
                 stopped = "Stopped. Go on with --resume."
                 raise CommandError(stopped) from None
         if json:
-            self._print_json(keys=done.pairs, bytes=done.bytes, put_right=done.repaired)
+            self._print_json(
+                keys=done.pairs, bytes=done.copied_bytes, put_right=done.repaired
+            )
             return
         self.stdout.write(
-            f"{done.pairs:,} keys copied ({done.bytes / 1e6:,.1f} MB), "
+            f"{done.pairs:,} keys copied ({done.copied_bytes / 1e6:,.1f} MB), "
             f"{done.repaired:,} put right."
         )
 
