@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from matyan_wire import batch as wire
 from matyan_wire import limits
+from matyan_wire.blob_paths import blob_path_problem
 from matyan_wire.contexts import is_canonical_context
-from matyan_wire.json_batch import blob_path_problem
 from matyan_wire.payloads import check_depth
 
 _KNOWN_SERIES_LIMIT: Final = 100_000
@@ -180,6 +180,8 @@ def _check_event(path: str, event: wire.Event) -> None:
             _check_text(f"{path}.name", event.name, limit, least=1)
         case wire.BlobRef():
             _check_blob_ref(path, event)
+        case wire.BlobGrant():
+            raise BatchError(path=path, reason="is not for writers to send")
         case wire.CreateRun() | wire.FinishRun():
             pass
 

@@ -214,6 +214,72 @@ VARS: tuple[Var, ...] = (
     ),
     Var("KAFKA_TOPIC_PREFIX", str, "", "Put before every topic's name."),
     Var(
+        "BLOB_BACKEND_TYPE",
+        _choice("file", "s3", "gcs", "azure"),
+        "file",
+        "Blob store: files of the data directory, or an object store.",
+    ),
+    Var(
+        "BLOB_URI_SECRET",
+        str,
+        "",
+        "Signs upload addresses and blob URIs; the same on every server; empty: "
+        "MATYAN_SECRET_KEY.",
+        secret=True,
+    ),
+    Var(
+        "MATYAN_PUBLIC_URL",
+        str,
+        "",
+        "What upload addresses of this server begin with; empty: what the client "
+        "itself used.",
+    ),
+    Var(
+        "MATYAN_TRUST_FORWARDED",
+        _boolean,
+        "false",
+        "Believe X-Forwarded-Proto, -Host and -Prefix: only behind a proxy that sets "
+        "them.",
+    ),
+    Var(
+        "MATYAN_MAX_UPLOAD_BYTES",
+        _positive,
+        str(64 << 30),
+        "Greatest size of one artifact, picture or sound.",
+    ),
+    Var("S3_ENDPOINT", str, "", "URL of the S3 server; empty: AWS."),
+    Var(
+        "S3_PUBLIC_ENDPOINT",
+        str,
+        "",
+        "URL of the S3 server as clients reach it; empty: S3_ENDPOINT.",
+    ),
+    Var("S3_ACCESS_KEY", str, "", "Empty: boto3's own credentials.", secret=True),
+    Var("S3_SECRET_KEY", str, "", "Secret of S3_ACCESS_KEY.", secret=True),
+    Var("S3_BUCKET", str, "matyan-artifacts", "Bucket; it must exist."),
+    Var("S3_REGION", str, "us-east-1", "Region that requests are signed for."),
+    Var(
+        "S3_PRESIGN_EXPIRY",
+        _positive,
+        "3600",
+        "Seconds for which an upload address may be used, whatever the blob store.",
+    ),
+    Var("GCS_BUCKET", str, "", "Bucket of Google Cloud Storage."),
+    Var(
+        "AZURE_CONN_STR",
+        str,
+        "",
+        "Connection string of Azure Blob Storage, with an account key.",
+        secret=True,
+    ),
+    Var(
+        "AZURE_ACCOUNT_URL",
+        str,
+        "",
+        "URL of the Azure account as clients reach it; empty: as in AZURE_CONN_STR.",
+    ),
+    Var("AZURE_CONTAINER", str, "matyan-artifacts", "Container; it must exist."),
+    Var(
         "MATYAN_DATABASE_URL",
         str,
         "",

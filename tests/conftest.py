@@ -113,6 +113,14 @@ def runtime(settings: Any, data_dir: Path) -> Iterator[Any]:
         "ENGINE": "backend.bus.local.LocalEventLog",
         "OPTIONS": {"path": str(data_dir / "log"), "durable": False},
     }
+    settings.MATYAN_BLOBS = {
+        "ENGINE": "backend.blobs.filesystem.FilesystemBlobStore",
+        "OPTIONS": {
+            "path": str(data_dir / "blobs"),
+            "secret": settings.MATYAN_BLOB_SECRET,
+            "durable": False,
+        },
+    }
     opened_runtime.close()
     yield opened_runtime
     opened_runtime.close()

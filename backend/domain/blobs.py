@@ -66,16 +66,14 @@ class Grant:
     """An upload that was allowed; whether it took place only the blob store knows.
 
     Attributes:
-        session: How often the run had been opened again.
+        session: When the run was opened; 0 before it ever was.
         ordinal: The upload's place among those of its session, from 0.
         blob_id: The upload.
-        content_type: As the client told it.
     """
 
     session: int
     ordinal: int
     blob_id: str
-    content_type: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +81,7 @@ class Claim:
     """An object that refers to the path.
 
     Attributes:
-        session: How often the run had been opened again.
+        session: When the run was opened; 0 before it ever was.
         ordinal: The claim's place among those of its session, from 0.
         series_number: The object's series.
         step: The object's step.
@@ -103,15 +101,14 @@ class BlobHistory:
     grants: tuple[Grant, ...] = ()
     claims: tuple[Claim, ...] = ()
 
-    def with_grant(
-        self, blob_id: str, *, content_type: str, session: int
-    ) -> BlobHistory:
+    def with_grant(self, blob_id: str, *, session: int) -> BlobHistory:
         """Return the history with an upload added, unless it is known."""
         if any(grant.blob_id == blob_id for grant in self.grants):
             return self
-        ordinal = _next_ordinal(self.grants, session)
-        grant = Grant(session, ordinal, blob_id, content_type)
-        return replace(self, grants=(*self.grants, grant)[-MAX_ENTRIES:])
+        known = self._in_session(session)
+        ordinal = _next_ordinal(known.grants, session)
+        grant = Grant(session, ordinal, blob_id)
+        return replace(known, grants=(*known.grants, grant)[-MAX_ENTRIES:])
 
     def with_claim(
         self, series_number: int, step: int, *, session: int, is_repeated: bool = False
@@ -121,19 +118,40 @@ class BlobHistory:
         Args:
             series_number: The object's series.
             step: The object's step.
-            session: How often the run had been opened again.
+            session: When the run was opened, 0 before it ever was.
             is_repeated: The object may have been seen before: then a claim that it has
                 in this session stays as it is.
         """
+        known = self._in_session(session)
         if is_repeated and any(
             (claim.session, claim.series_number, claim.step)
             == (session, series_number, step)
-            for claim in self.claims
+            for claim in known.claims
         ):
-            return self
-        ordinal = _next_ordinal(self.claims, session)
+            return known
+        ordinal = _next_ordinal(known.claims, session)
         claim = Claim(session, ordinal, series_number, step)
-        return replace(self, claims=(*self.claims, claim)[-MAX_ENTRIES:])
+        return replace(known, claims=(*known.claims, claim)[-MAX_ENTRIES:])
+
+    def _in_session(self, session: int) -> BlobHistory:
+        """Return the history as the first opening of the run sees it.
+
+        What arrived before the opening belongs to it: a request for an upload can
+        overtake the message that opens the run.
+        """
+        if session == 0:
+            return self
+        return replace(
+            self,
+            grants=tuple(
+                replace(grant, session=grant.session or session)
+                for grant in self.grants
+            ),
+            claims=tuple(
+                replace(claim, session=claim.session or session)
+                for claim in self.claims
+            ),
+        )
 
     def without(self, blob_ids: frozenset[str]) -> BlobHistory:
         """Return the history without some uploads; the others keep their places."""
@@ -144,20 +162,27 @@ class BlobHistory:
         """Return every upload of the path, newest first."""
         return list(reversed(self.grants))
 
+    def is_shared(self, step: int) -> bool:
+        """Return whether objects of several series refer to the path at this step."""
+        return len({c.series_number for c in self.claims if c.step == step}) > 1
+
     def uploads_of(self, series_number: int, step: int) -> list[Grant]:
         """Return the uploads an object may show, the one to try first first.
 
         Of several, the first that exists is the object's. Where series share the path
-        at this step it is one at most: another's picture is worse than none.
+        it is one at most: another's picture is worse than none.
         """
-        claims = [claim for claim in self.claims if claim.step == step]
-        if len({claim.series_number for claim in claims}) <= 1:
+        if not self.is_shared(step):
             return self.uploads()
-        own = [c for c in claims if c.series_number == series_number]
+        own = [
+            claim
+            for claim in self.claims
+            if (claim.series_number, claim.step) == (series_number, step)
+        ]
         return [
             grant
-            for grant in self.grants
             for claim in own[-1:]
+            for grant in self.grants
             if (grant.session, grant.ordinal) == (claim.session, claim.ordinal)
         ]
 

@@ -33,6 +33,7 @@ RUN_ARCHIVED: Final = "run_archived"
 RUN_UNARCHIVED: Final = "run_unarchived"
 EXPERIMENT_DELETED: Final = "experiment_deleted"
 TAG_DELETED: Final = "tag_deleted"
+ARTIFACT_REPLACED: Final = "artifact_replaced"
 
 
 class _Row(msgspec.Struct, array_like=True):

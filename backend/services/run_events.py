@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from backend.domain.entities import Artifact
 from backend.domain.runs import Run
 from backend.errors import InvalidInputError
 from backend.services.experiments import ensure_experiment
+from backend.services.run_blobs import refer_blob
 from backend.services.tags import ensure_tag, with_tag, without_tag
 from backend.services.texts import check_text
 from backend.storage.engine.base import Transaction
@@ -191,14 +191,6 @@ def _remove_tag(
     return run if tag is None else without_tag(run, tag.tag_id)
 
 
-def _refer_blob(
-    tr: Transaction, store: Store, run: Run, event: BlobRef, received_us: int
-) -> Run:
-    artifact = Artifact(event.path, event.key, event.content_type, received_us)
-    store.artifacts.put(tr, run.number, artifact)
-    return run
-
-
 _APPLY: Final[Mapping[type, Callable[[Transaction, Store, Run, Any, int], Run]]] = {
     CreateRun: _create,
     FinishRun: _finish,
@@ -207,5 +199,5 @@ _APPLY: Final[Mapping[type, Callable[[Transaction, Store, Run, Any, int], Run]]]
     SetProperties: _set_properties,
     AddTag: _add_tag,
     RemoveTag: _remove_tag,
-    BlobRef: _refer_blob,
+    BlobRef: refer_blob,
 }

@@ -32,6 +32,12 @@ from backend.services.ingestion_batches import (
     BatchColumns,
     IncomingBatch,
 )
+from backend.services.run_blobs import (
+    BLOB_KINDS,
+    ObjectPoint,
+    note_grant,
+    note_objects,
+)
 from backend.services.run_events import apply_event, ensure_run
 from backend.services.terminal_lines import MAX_STEP, place_lines, shift_lines
 from backend.storage.codecs.run_states import Progress, RunState, WriterState
@@ -49,7 +55,7 @@ from backend.storage.repositories.series_memory import (
     Numbers,
 )
 from backend.storage.repositories.series_tail import MAX_BLOCK_BYTES, MAX_BLOCK_POINTS
-from matyan_wire.batch import UNKNOWN_TIME, CreateRun, FinishRun, Position
+from matyan_wire.batch import UNKNOWN_TIME, BlobGrant, CreateRun, FinishRun, Position
 
 if TYPE_CHECKING:
     from backend.storage.factory import Store
@@ -164,6 +170,9 @@ class RunWrite:
         for event in item.batch.events:
             if isinstance(event, CreateRun):
                 self._open(item, event, writer)
+            elif isinstance(event, BlobGrant):
+                session = self.state.session
+                note_grant(self._tr, self._store, self.run, event, session=session)
             elif not isinstance(event, FinishRun):
                 self.run = apply_event(
                     self._tr, self._store, self.run, event, item.received_us
@@ -258,10 +267,36 @@ class RunWrite:
             start = progress.objects
             stop = _object_stop(objects, start)
             portion = self._place_lines(objects.part(start, stop), item, writer)
-            self._collect(self._objects, portion, by_index)
+            points = self._collect(self._objects, portion, by_index)
+            self._note_blobs(item, portion, points, by_index)
             progress.objects = stop
             return stop >= len(objects.series)
         return True
+
+    def _note_blobs(
+        self,
+        item: IncomingBatch,
+        portion: BatchColumns,
+        points: Columns,
+        by_index: Int64s,
+    ) -> None:
+        has_blob = np.array([ref.kind in BLOB_KINDS for ref in item.batch.series])
+        rows = np.flatnonzero(has_blob[portion.series])
+        if not len(rows):
+            return
+        note_objects(
+            self._tr,
+            self._store,
+            self.run,
+            map(
+                ObjectPoint,
+                by_index[portion.series[rows]].tolist(),
+                points.steps[rows].tolist(),
+                points.values[rows].tolist(),
+            ),
+            session=self.state.session,
+            is_repeated=self._is_repeated(item),
+        )
 
     def _place_lines(
         self, columns: BatchColumns, item: IncomingBatch, writer: WriterState | None
@@ -289,9 +324,10 @@ class RunWrite:
 
     def _collect(
         self, pending: _Pending, columns: BatchColumns, by_index: Int64s
-    ) -> None:
+    ) -> Columns:
+        """Take points to be stored; return them with their steps."""
         if not len(columns.series):
-            return
+            return columns.points
         series, points = by_index[columns.series], columns.points
         if columns.is_auto is not None:
             steps = self._assign_steps(pending, series, points.steps, columns.is_auto)
@@ -299,6 +335,7 @@ class RunWrite:
         self._note_steps(series, points.steps)
         pending.add(series, points)
         self.points += len(series)
+        return points
 
     def _assign_steps(
         self, pending: _Pending, series: Int64s, steps: Int64s, is_auto: Mask

@@ -15,6 +15,7 @@ from backend.storage.engine.base import Engine
 from backend.storage.format_version import check_format
 from backend.storage.repositories.artifacts import ArtifactRepository
 from backend.storage.repositories.attributes import AttributeRepository
+from backend.storage.repositories.blobs import BlobRepository
 from backend.storage.repositories.documents import DocumentRepository
 from backend.storage.repositories.experiments import ExperimentRepository
 from backend.storage.repositories.notes import NoteRepository
@@ -39,6 +40,7 @@ class Store:
     tags: TagRepository = field(default_factory=TagRepository)
     notes: NoteRepository = field(default_factory=NoteRepository)
     artifacts: ArtifactRepository = field(default_factory=ArtifactRepository)
+    blobs: BlobRepository = field(default_factory=BlobRepository)
     documents: DocumentRepository = field(default_factory=DocumentRepository)
 
     def close(self) -> None:

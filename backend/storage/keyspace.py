@@ -60,6 +60,7 @@ class Subspace(IntEnum):
     TAIL_PAYLOAD = 23
     SERIES_NAME = 24
     COPY = 25
+    BLOB = 26
 
 
 RUN_SUBSPACES: Final = (
@@ -74,6 +75,7 @@ RUN_SUBSPACES: Final = (
     Subspace.WRITER,
     Subspace.RUN_STATE,
     Subspace.ARTIFACT,
+    Subspace.BLOB,
 )
 """Subspaces whose first element is a run number: what deleting a run must clear."""
 
@@ -279,6 +281,17 @@ def pack_artifact(run_no: int, path: str) -> bytes:
 
 def unpack_artifact(key: bytes) -> tuple[int, bytes]:
     """Return the run number and path hash in a key of `pack_artifact`."""
+    _, _, run_no, digest = tuples.unpack(key)
+    return run_no, digest
+
+
+def pack_blob(run_no: int, digest: bytes) -> bytes:
+    """Return the key of the uploads of one path of a run; the path is hashed."""
+    return _PREFIX[Subspace.BLOB] + pack_int(run_no) + _bytes(digest)
+
+
+def unpack_blob(key: bytes) -> tuple[int, bytes]:
+    """Return the run number and path digest in a key of `pack_blob`."""
     _, _, run_no, digest = tuples.unpack(key)
     return run_no, digest
 

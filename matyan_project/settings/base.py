@@ -72,6 +72,42 @@ SECRET_KEY = load_secret_key(
     path=DATA_DIR / "secret_key",
     production=MATYAN_ENVIRONMENT == "production",
 )
+MATYAN_BLOB_SECRET: str = ENV["BLOB_URI_SECRET"] or SECRET_KEY
+MATYAN_PUBLIC_URL: str = ENV["MATYAN_PUBLIC_URL"]
+MATYAN_TRUST_FORWARDED: bool = ENV["MATYAN_TRUST_FORWARDED"]
+MATYAN_MAX_UPLOAD_BYTES: int = ENV["MATYAN_MAX_UPLOAD_BYTES"]
+MATYAN_UPLOAD_EXPIRY_SECONDS: int = ENV["S3_PRESIGN_EXPIRY"]
+
+MATYAN_BLOBS: dict[str, Any] = {
+    "file": {
+        "ENGINE": "backend.blobs.filesystem.FilesystemBlobStore",
+        "OPTIONS": {"path": str(DATA_DIR / "blobs"), "secret": MATYAN_BLOB_SECRET},
+    },
+    "s3": {
+        "ENGINE": "backend.blobs.s3.S3BlobStore",
+        "OPTIONS": {
+            "bucket": ENV["S3_BUCKET"],
+            "endpoint": ENV["S3_ENDPOINT"],
+            "public_endpoint": ENV["S3_PUBLIC_ENDPOINT"],
+            "access_key": ENV["S3_ACCESS_KEY"],
+            "secret_key": ENV["S3_SECRET_KEY"],
+            "region": ENV["S3_REGION"],
+        },
+    },
+    "gcs": {
+        "ENGINE": "backend.blobs.gcs.GcsBlobStore",
+        "OPTIONS": {"bucket": ENV["GCS_BUCKET"]},
+    },
+    "azure": {
+        "ENGINE": "backend.blobs.azure.AzureBlobStore",
+        "OPTIONS": {
+            "connection_string": ENV["AZURE_CONN_STR"],
+            "public_url": ENV["AZURE_ACCOUNT_URL"],
+            "container": ENV["AZURE_CONTAINER"],
+        },
+    },
+}[ENV["BLOB_BACKEND_TYPE"]]
+
 DEBUG = False
 ALLOWED_HOSTS: list[str] = ENV["MATYAN_ALLOWED_HOSTS"]
 CORS_ORIGINS: list[str] = ENV["CORS_ORIGINS"]

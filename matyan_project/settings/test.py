@@ -19,6 +19,15 @@ MATYAN_BUS = {
     "ENGINE": "backend.bus.local.LocalEventLog",
     "OPTIONS": {"path": str(DATA_DIR / "log"), "durable": False},
 }
+MATYAN_BLOB_SECRET = SECRET_KEY
+MATYAN_BLOBS = {
+    "ENGINE": "backend.blobs.filesystem.FilesystemBlobStore",
+    "OPTIONS": {
+        "path": str(DATA_DIR / "blobs"),
+        "secret": MATYAN_BLOB_SECRET,
+        "durable": False,
+    },
+}
 DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",

@@ -44,6 +44,11 @@ GOLDEN: dict[str, tuple[bytes, str, tuple[Any, ...]]] = {
         "1415091507 1501 0c8000000000000000",
         (0, 9, 7, 1, -(2**63) + 1),
     ),
+    "blob": (
+        keyspace.pack_blob(7, HASH),
+        "14151a1507 01 00ff 0102030405060708090a0b0c0d0e0f 00",
+        (0, 26, 7, HASH),
+    ),
     "run_state": (keyspace.pack_run_state(7), "14150b1507", (0, 11, 7)),
     "copy": (keyspace.pack_copy(), "14151902636f707900", (0, 25, "copy")),
     "tombstone": (keyspace.pack_tombstone("a"), "14150c026100", (0, 12, "a")),
@@ -126,6 +131,7 @@ def test_subspaces_are_permanent() -> None:
         "TAIL_PAYLOAD": 23,
         "SERIES_NAME": 24,
         "COPY": 25,
+        "BLOB": 26,
     }
 
 
@@ -207,6 +213,7 @@ def test_what_deleting_a_run_must_clear_is_covered() -> None:
         keyspace.pack_writer(7, "w"),
         keyspace.pack_run_state(7),
         keyspace.pack_artifact(7, "p"),
+        keyspace.pack_blob(7, HASH),
     ]
     assert len(keys) == len(ranges)
     for key in keys:

@@ -1,4 +1,4 @@
-"""Records of runs, experiments, tags, notes and artifacts <-> bytes.
+"""Records of runs, experiments, tags, notes, artifacts and uploads <-> bytes.
 
 A record is a MessagePack array whose first element is its version. Fields are only ever
 appended, each with a default: a reader ignores trailing fields it does not know, and
@@ -15,6 +15,7 @@ from typing import Final, Protocol, TypeVar
 
 import msgspec
 
+from backend.domain.blobs import BlobHistory, Claim, Grant
 from backend.domain.entities import Artifact, Experiment, Note, Tag
 from backend.domain.runs import Run
 from backend.errors import FormatError
@@ -80,6 +81,13 @@ class _ArtifactRecord(msgspec.Struct, array_like=True):
     created_us: int
 
 
+class _BlobRecord(msgspec.Struct, array_like=True):
+    version: int
+    path: str
+    grants: list[tuple[int, int, bytes]]
+    claims: list[tuple[int, int, int, int]]
+
+
 class _TombstoneRecord(msgspec.Struct, array_like=True):
     version: int
     deleted_us: int
@@ -107,6 +115,7 @@ _read_experiment: Final = _reader(_ExperimentRecord)
 _read_tag: Final = _reader(_TagRecord)
 _read_note: Final = _reader(_NoteRecord)
 _read_artifact: Final = _reader(_ArtifactRecord)
+_read_blob: Final = _reader(_BlobRecord)
 _read_tombstone: Final = _reader(_TombstoneRecord)
 
 
@@ -243,6 +252,31 @@ def decode_artifact(value: bytes, *, key: bytes) -> Artifact:
     """Return the artifact in `value`."""
     record = _read_artifact(value, key)
     return Artifact(record.path, record.key, record.content_type, record.created_us)
+
+
+def encode_blob_history(history: BlobHistory) -> bytes:
+    """Return the record of a path's uploads."""
+    return _encoder.encode(
+        _BlobRecord(
+            VERSION,
+            history.path,
+            [(g.session, g.ordinal, bytes.fromhex(g.blob_id)) for g in history.grants],
+            [(c.session, c.ordinal, c.series_number, c.step) for c in history.claims],
+        )
+    )
+
+
+def decode_blob_history(value: bytes, *, key: bytes) -> BlobHistory:
+    """Return the uploads of a path."""
+    record = _read_blob(value, key)
+    return BlobHistory(
+        record.path,
+        tuple(
+            Grant(session, ordinal, blob_id.hex())
+            for session, ordinal, blob_id in record.grants
+        ),
+        tuple(Claim(*fields) for fields in record.claims),
+    )
 
 
 def encode_tombstone(run: Run, *, deleted_us: int) -> bytes:

@@ -84,6 +84,11 @@ class RunState(msgspec.Struct, array_like=True):
         """Remember an opening of the run, forgetting the oldest."""
         self.openings = [*self.openings, client_time_us][-MAX_OPENINGS:]
 
+    @property
+    def session(self) -> int:
+        """Which opening of the run this is; 0 before the first."""
+        return self.openings[-1] if self.openings else 0
+
 
 class WriterState(msgspec.Struct, array_like=True):
     """Where a writer stands in a run.

@@ -157,6 +157,16 @@ class BlobRef(msgspec.Struct, array_like=True, tag="blob_ref"):
     content_type: str = "application/octet-stream"
 
 
+class BlobGrant(msgspec.Struct, array_like=True, tag="blob_grant"):
+    """An upload of `path` has been allowed, under an id of its own.
+
+    Published by the gateway alone: writers may not send it.
+    """
+
+    path: str
+    blob_id: str
+
+
 Event = (
     CreateRun
     | FinishRun
@@ -166,6 +176,7 @@ Event = (
     | AddTag
     | RemoveTag
     | BlobRef
+    | BlobGrant
 )
 """Everything that is not a point. Applied in order, before the batch's points, except
 `FinishRun`, which is applied after them."""

@@ -25,6 +25,7 @@ from matyan_wire import batch as wire
 from matyan_wire import json_lax, limits
 from matyan_wire import json_messages as messages
 from matyan_wire.batch_builder import BatchBuilder
+from matyan_wire.blob_paths import normal_blob_path
 from matyan_wire.contexts import EMPTY_CONTEXT, canonical_context
 from matyan_wire.json_frame import STRICT_FAILURES, as_array, iter_arrays, iter_items
 from matyan_wire.json_lax import ItemError, LaxMetric
@@ -303,18 +304,18 @@ class _Columnizer:
         self._builder.events.append(wire.RemoveTag(message.tag_name))
 
     def _blob_ref(self, message: messages.BlobRefMessage) -> None:
-        path = message.artifact_path
-        reason = blob_path_problem(path)
-        if reason:
-            raise ItemError(field="artifact_path", reason=reason)
+        try:
+            path = normal_blob_path(message.artifact_path)
+        except ValueError as error:
+            raise ItemError(field="artifact_path", reason=str(error)) from error
         # The key decides which blob a reader gets: never one of another run.
-        if message.s3_key != f"{self._run_id}/{path}":
+        if message.s3_key != f"{self._run_id}/{message.artifact_path}":
             raise ItemError(
                 field="s3_key", reason="must be the run id, '/' and the artifact_path"
             )
         _check_bytes("content_type", message.content_type, 255)
         self._builder.events.append(
-            wire.BlobRef(path, message.s3_key, message.content_type)
+            wire.BlobRef(path, f"{self._run_id}/{path}", message.content_type)
         )
 
     # In the class, as plain functions: bound methods would make an instance refer to
@@ -332,17 +333,6 @@ class _Columnizer:
         messages.LogRecordMessage: ("log_record", _log_record),
         messages.BlobRefMessage: ("blob_ref", _blob_ref),
     }
-
-
-def blob_path_problem(path: str) -> str | None:
-    """Return why `path` cannot name an artifact, None if it can."""
-    if not path or len(path.encode()) > limits.MAX_BLOB_PATH_BYTES:
-        return f"must be 1 to {limits.MAX_BLOB_PATH_BYTES} bytes"
-    if path.startswith("/") or "\x00" in path:
-        return "must be relative, without NUL"
-    if any(part in {"", ".", ".."} for part in path.split("/")):
-        return "must not have empty, '.' or '..' components"
-    return None
 
 
 def _assignments(value: dict[str, Any]) -> list[tuple[list[str], Any]]:
