@@ -21,16 +21,13 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from backend.bus import topics
-from backend.errors import EventLogError, RecordTooLargeError
-from frontier import metrics, producer
+from backend.errors import RecordTooLargeError
+from frontier import metrics
 from frontier.gateway import Gateway
 from frontier.protocols import Decoded, FrameProtocol
+from frontier.publishing import HoldExpiredError, publish_durably
 
 logger = logging.getLogger(__name__)
-
-FIRST_PAUSE_S: Final = 0.05
-LONGEST_PAUSE_S: Final = 2.0
 
 SERVICE_RESTART: Final = 1012
 TRY_AGAIN_LATER: Final = 1013
@@ -56,10 +53,6 @@ class _Frame:
     answer: str = ""
 
 
-class _HoldExpiredError(Exception):
-    pass
-
-
 class Delivery:
     """Publishes one connection's frames and acknowledges them, in order.
 
@@ -72,7 +65,6 @@ class Delivery:
         self._limits = gateway.limits
         self._peer = peer
         self._protocol = protocol
-        self._key = protocol.run_id.encode()
         self._frames: deque[_Frame] = deque()
         self._reserved = 0
         self._expecting = False
@@ -189,7 +181,7 @@ class Delivery:
                 await self._settle(self._frames[0])
                 self._release(self._frames.popleft().reserved)
                 self._changed.set()
-        except _HoldExpiredError:
+        except HoldExpiredError:
             closing = TRY_AGAIN_LATER, "the event log is failing"
         except asyncio.CancelledError:
             return
@@ -230,10 +222,15 @@ class Delivery:
         deadline_s = frame.received_s + self._limits.hold_s
         try:
             for record in decoded.records:
-                await self._publish_record(record, deadline_s)
+                await publish_durably(
+                    record,
+                    run_id=self._protocol.run_id,
+                    health=self._gateway.log_health,
+                    deadline_s=deadline_s,
+                )
         except RecordTooLargeError as error:
             decoded.refused = str(error)
-        except _HoldExpiredError:
+        except HoldExpiredError:
             self._count(decoded, "unavailable")
             reason = self._gateway.log_health.failure or "the event log is slow"
             answer = self._protocol.give_up(decoded, reason)
@@ -246,35 +243,6 @@ class Delivery:
         # The answer to a repetition may still be needed; the records are not.
         decoded.records.clear()
         return self._protocol.acknowledge(decoded)
-
-    async def _publish_record(self, record: bytes, deadline_s: float) -> None:
-        health = self._gateway.log_health
-        pause_s = FIRST_PAUSE_S
-        while True:
-            try:
-                await self._append(record, deadline_s)
-            except RecordTooLargeError:
-                raise
-            except EventLogError as error:
-                health.note_failure(error)
-            else:
-                health.note_success()
-                return
-            if time.monotonic() + pause_s > deadline_s:
-                raise _HoldExpiredError
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-
-    async def _append(self, record: bytes, deadline_s: float) -> None:
-        opened = producer.find_producer()
-        if opened is None:
-            opened = await asyncio.to_thread(producer.get_producer)
-        future = opened.publish(topics.INGESTION, key=self._key, value=record)
-        try:
-            async with asyncio.timeout(max(0.0, deadline_s - time.monotonic())):
-                await asyncio.wrap_future(future)
-        except TimeoutError:
-            raise _HoldExpiredError from None
 
     def _count(self, decoded: Decoded, outcome: str) -> None:
         metrics.FRAMES.labels(self._protocol.name, outcome).inc()

@@ -102,6 +102,7 @@ class Gateway:
         log_health: Whether the event log takes records.
         decoder: One thread for large frames: one at a time, so that what decoding
             needs exists once.
+        uploads: Held by each blob being received.
         draining: Whether the process is about to stop.
     """
 
@@ -109,6 +110,7 @@ class Gateway:
         self.limits = limits
         self.budget = ByteBudget(limits.in_flight_bytes)
         self.log_health = LogHealth()
+        self.uploads = asyncio.Semaphore(limits.uploads)
         self.decoder = ThreadPoolExecutor(1, thread_name_prefix="frame-decoder")
         self.draining = False
         self._connections: set[Connection] = set()

@@ -36,6 +36,8 @@ class GatewayLimits:
         inline_bytes: Frames up to this size are decoded on the event loop.
         connections: WebSockets open at once; more are answered 503.
         hold_s: How long an acknowledgement is held while the event log fails.
+        uploads: Blobs received at once; more wait, unread.
+        upload_stall_s: How long a blob's sender may send nothing.
         drain_s: How long a stopping process finishes what is in flight; at most 10 s.
     """
 
@@ -47,6 +49,8 @@ class GatewayLimits:
     intake_stall_s: float = 15.0
     inline_bytes: int = MEBIBYTE // 2
     connections: int = 5_000
+    uploads: int = 64
+    upload_stall_s: float = 60.0
     hold_s: float = 40.0
     drain_s: float = 5.0
 

@@ -45,3 +45,22 @@ PUBLISH_FAILURES: Final = Counter(
     "Times the event log did not take a record; each is tried again.",
     ["code"],
 )
+UPLOADS_GRANTED: Final = Counter(
+    "matyan_uploads_granted_total", "Uploads of blobs that were allowed."
+)
+UPLOADS_ACTIVE: Final = Gauge(
+    "matyan_uploads_active", "Blobs being received by this process now."
+)
+UPLOAD_BYTES: Final = Counter(
+    "matyan_upload_bytes_total", "Bytes of blobs received whole by this process."
+)
+UPLOAD_SECONDS: Final = Histogram(
+    "matyan_upload_seconds",
+    "Seconds from a blob's first byte until it was durable.",
+    buckets=(0.01, 0.05, 0.25, 1, 5, 15, 60, 300, 1800),
+)
+UPLOADS_FAILED: Final = Counter(
+    "matyan_uploads_failed_total",
+    "Blobs not taken by this process, by reason.",
+    ["code"],
+)

@@ -8,6 +8,7 @@ from channels.routing import URLRouter
 from django.urls import re_path
 
 from frontier.admission import Admission, Application, Receive, Scope, Send
+from frontier.blob_routes import BlobRoutes
 from frontier.consumers import IngestConsumer
 
 websocket_urlpatterns = [
@@ -16,17 +17,18 @@ websocket_urlpatterns = [
 
 
 def application(http_application: Any) -> Application:
-    """Return an ASGI application: run WebSockets here, everything else inside.
+    """Return an ASGI application: runs and blobs here, everything else inside.
 
     Args:
-        http_application: ASGI application for every scope that is no WebSocket.
+        http_application: ASGI application for every other scope.
     """
     websocket_application = Admission(URLRouter(websocket_urlpatterns))
+    http = BlobRoutes(http_application)
 
     async def route(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             await websocket_application(scope, receive, send)
         else:
-            await http_application(scope, receive, send)
+            await http(scope, receive, send)
 
     return route

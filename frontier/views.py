@@ -7,6 +7,7 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.http import require_safe
 
+from frontier import blob_store
 from frontier.gateway import LogHealth, get_gateway
 
 
@@ -21,13 +22,15 @@ def ready(request: HttpRequest) -> JsonResponse:
     """Answer whether the gateway takes connections; 503 names what is missing.
 
     The event log is checked under the name "kafka" whatever it is: the name is part of
-    the public contract.
+    the public contract. A failing blob store is told of, but metrics can still be
+    taken.
     """
     failure = LogHealth.check()
     checks = {"kafka": "ok" if failure is None else failure}
     if get_gateway().draining:
         checks["gateway"] = "draining"
     fine = all(text == "ok" for text in checks.values())
+    checks["blob"] = blob_store.health.verdict()
     body = {"status": "ok" if fine else "degraded", "checks": checks}
     return JsonResponse(body, status=200 if fine else 503)
 

@@ -329,6 +329,14 @@ class BlobWriter(ABC):
     """An upload being received by this server. Belongs to one thread at a time."""
 
     @abstractmethod
+    def expect(self, size: int) -> None:
+        """Take note of how many bytes will come, before any has.
+
+        Raises:
+            BlobTooLargeError, BlobLengthError: If that many are not allowed.
+        """
+
+    @abstractmethod
     def write(self, chunk: bytes | bytearray | memoryview) -> None:
         """Append bytes.
 

@@ -70,6 +70,14 @@ class FileWriter(BlobWriter):
             self._fd = os.open(self._draft, NEW, 0o600, dir_fd=fd)
 
     @override
+    def expect(self, size: int) -> None:
+        limit = self._destination.max_bytes
+        if limit is not None and size > limit:
+            raise BlobTooLargeError(limit=limit)
+        if self._destination.exact and size != limit:
+            raise BlobLengthError(size=size, expected=limit)
+
+    @override
     def write(self, chunk: bytes | bytearray | memoryview) -> None:
         self._size += len(chunk)
         limit = self._destination.max_bytes
