@@ -46,12 +46,12 @@ def run_frames(
 ) -> Iterator[bytes]:
     """Yield a run search: attributes, metrics with their aggregates, properties."""
     for step in steps:
-        frames = [_opening(step, progress)]
+        frames = [opening_frame(step, progress)]
         for match in step.matches:
             tree = {
                 "params": params_tree(match.attributes, skip_system=skip_system),
                 "traces": {"metric": [metric_overview(one) for one in match.series]},
-                "props": _props(match),
+                "props": match_props(match),
             }
             frames.append(encode_tree({match.run.run_id: tree}))
             frames.append(progress.frame(step.checked, step.total))
@@ -62,11 +62,11 @@ def run_frames(
 def active_frames(steps: Iterator[SearchStep], progress: Progress) -> Iterator[bytes]:
     """Yield the active runs: metrics with their last point, properties."""
     for step in steps:
-        frames = [_opening(step, progress)]
+        frames = [opening_frame(step, progress)]
         for match in step.matches:
             tree = {
                 "traces": {"metric": [metric_state(one) for one in match.series]},
-                "props": _props(match),
+                "props": match_props(match),
             }
             frames.append(encode_tree({match.run.run_id: tree}))
             frames.append(progress.frame(step.checked, step.total))
@@ -74,14 +74,15 @@ def active_frames(steps: Iterator[SearchStep], progress: Progress) -> Iterator[b
     yield progress.frame(0, 0)
 
 
-def _opening(step: SearchStep, progress: Progress) -> bytes:
+def opening_frame(step: SearchStep, progress: Progress) -> bytes:
     """Return the first frame, or a heartbeat when a step has found nothing."""
     if not progress.has_begun:
         return progress.frame(step.checked, step.total)
     return b"" if step.matches else progress.heartbeat(step.checked, step.total)
 
 
-def _props(match: RunMatch) -> dict[str, Any]:
+def match_props(match: RunMatch) -> dict[str, Any]:
+    """Return a match's `props`."""
     return props_tree(match.run, experiment=match.experiment, tags=match.tags)
 
 
@@ -106,7 +107,7 @@ class MetricSearch:
     ) -> Iterator[bytes]:
         """Yield a metric search: attributes, sampled points, properties."""
         for step in steps:
-            yield _opening(step, progress)
+            yield opening_frame(step, progress)
             for group in _groups(step.matches):
                 frames: list[bytes] = []
                 points = self._read(group)
@@ -148,7 +149,7 @@ class MetricSearch:
                 "params": params_tree(
                     part.match.attributes, skip_system=self.skip_system
                 ),
-                "props": _props(part.match),
+                "props": match_props(part.match),
             }
             yield encode_tree({run.run_id: head})
             yield array_flag(traces_path(run))

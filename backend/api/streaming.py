@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 CONTENT_TYPE: Final = "application/octet-stream"
 HEARTBEAT_S: Final = 0.5
+CHUNK_BYTES: Final = 64 * 1024
 _THREADS: Final = 8
 _END: Final = b""
 
@@ -55,6 +56,20 @@ def stream_response(request: Request, frames: Iterator[bytes]) -> StreamingHttpR
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Accel-Buffering"] = "no"
     return response
+
+
+def join_frames(frames: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the frames, small ones joined to chunks of about `CHUNK_BYTES`."""
+    chunk: list[bytes] = []
+    size = 0
+    for frame in frames:
+        chunk.append(frame)
+        size += len(frame)
+        if size >= CHUNK_BYTES:
+            yield b"".join(chunk)
+            chunk, size = [], 0
+    if chunk:
+        yield b"".join(chunk)
 
 
 class Progress:

@@ -22,6 +22,7 @@ from backend.api.viewsets.documents import (
 from backend.api.viewsets.experiments import ExperimentViewSet
 from backend.api.viewsets.metrics import MetricBatchViewSet
 from backend.api.viewsets.notes import ExperimentNoteViewSet, RunNoteViewSet
+from backend.api.viewsets.objects import ObjectSearchViewSet, RunObjectViewSet
 from backend.api.viewsets.projects import ProjectViewSet
 from backend.api.viewsets.run_logs import RunLogViewSet
 from backend.api.viewsets.run_search import RunSearchViewSet
@@ -43,9 +44,11 @@ class OptionalSlashRouter(DefaultRouter):
 
 router = OptionalSlashRouter()
 router.register("runs", RunSearchViewSet, basename="run-search")
+router.register("runs", ObjectSearchViewSet, basename="object-search")
 router.register("runs", RunBatchViewSet, basename="run-batch")
 router.register(r"runs/(?P<owner_id>[^/]+)/note", RunNoteViewSet, basename="run-note")
 router.register("runs", MetricBatchViewSet, basename="run-metric")
+router.register("runs", RunObjectViewSet, basename="run-object")
 router.register("runs", RunLogViewSet, basename="run-log")
 router.register("runs", RunViewSet, basename="run")
 router.register(

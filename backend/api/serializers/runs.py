@@ -18,6 +18,8 @@ MAX_BATCH_POINTS: Final = 1_000_000
 """Most points of one trace in `metric/get-batch`."""
 
 MAX_RUNS: Final = 2**31 - 1
+MAX_OBJECT_STEPS: Final = 2**31 - 1
+MAX_STEP: Final = 2**62
 
 
 class RunUpdateSerializer(PatchSerializer):
@@ -144,6 +146,61 @@ class BatchParams(serializers.Serializer[Any]):
     )
 
 
+class ObjectParams(serializers.Serializer[Any]):
+    """What every request for objects may say."""
+
+    record_range = StepRangeField(
+        default="", help_text="Steps `start:stop`, half-open."
+    )
+    record_density = NumberField(
+        default=50,
+        least=0,
+        greatest=MAX_OBJECT_STEPS,
+        help_text="Most steps of a series; 0, or one less than there are: all.",
+    )
+    index_range = StepRangeField(
+        default="", help_text="Items of each step's list `start:stop`, half-open."
+    )
+    index_density = NumberField(
+        default=5,
+        least=0,
+        greatest=MAX_OBJECT_STEPS,
+        help_text="Most items of a step; 0, or one less than there are: all.",
+    )
+
+
+class ObjectSearchParams(ObjectParams):
+    """Query of `runs/search/{images,texts,…}`."""
+
+    q = serializers.CharField(
+        default="", allow_blank=True, trim_whitespace=False, help_text="A query."
+    )
+    skip_system = FlagField(
+        default=True, help_text="Leave out `params.__system_params`."
+    )
+    report_progress = FlagField(default=True, help_text="Send progress frames.")
+
+
+class ObjectStepParams(serializers.Serializer[Any]):
+    """Query of `get-step`."""
+
+    record_step = NumberField(
+        default=-1, least=-MAX_STEP, greatest=MAX_STEP, help_text="-1: the last."
+    )
+    record_density = NumberField(
+        default=50, least=0, greatest=MAX_OBJECT_STEPS, help_text="Ignored."
+    )
+    index_range = StepRangeField(
+        default="", help_text="Items of the step's list `start:stop`, half-open."
+    )
+    index_density = NumberField(
+        default=5,
+        least=0,
+        greatest=MAX_OBJECT_STEPS,
+        help_text="Most items; 0, or one less than there are: all.",
+    )
+
+
 class LogParams(serializers.Serializer[Any]):
     """Query of `logs` and `log-records`."""
 
@@ -262,6 +319,13 @@ class TraceRef(msgspec.Struct, frozen=True):
     name: str
     context: dict[str, Any] | None = None
     slice: tuple[int, int, int] | None = None
+
+
+class ObjectRef(msgspec.Struct, frozen=True):
+    """`TraceRefSerializer`, read fast; the context must be there."""
+
+    name: str
+    context: dict[str, Any]
 
 
 class AlignRun(msgspec.Struct, frozen=True):

@@ -69,6 +69,9 @@ class ObjectSample:
         Raises:
             FormatError: If a stored value is not intact.
         """
+        start, stop = self.sample.start, self.sample.stop
+        if start is not None and stop is not None and stop <= start:
+            return
         records = self.engine.read(
             lambda tr: dict(
                 zip(numbers, read_records(tr, self.run_number, numbers), strict=True)

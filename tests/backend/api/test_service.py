@@ -296,7 +296,7 @@ def rest_routes():
     for pattern in get_resolver().url_patterns:
         for route in flatten(pattern, ""):
             if route.startswith("^api/v1/rest/^") and "root" not in route:
-                path = re.sub(r"\(\?P<\w+>\[\^/\]\+\)", "*", route)
+                path = re.sub(r"\(\?P<\w+>[^)]+\)", "*", route)
                 path = path.replace("^", "").replace("$", "").replace("/?", "")
                 if path != "api/v1/rest/":
                     found.add("/" + path)
