@@ -38,7 +38,7 @@ check: setup lint ## formatting, lint, layers, types, settings, generated pages
 	$(BIN)/python -m mypy $(SERVER) $(SDK)
 	$(BIN)/python manage.py check
 	$(BIN)/python manage.py makemigrations --check --dry-run --verbosity 0
-	$(BIN)/python manage.py settings_reference --check
+	$(BIN)/python manage.py reference --check
 
 lint: setup ## formatting, lint and layers only
 	$(BIN)/ruff format --check .
@@ -53,7 +53,7 @@ bench: setup ## one JSON line a figure; about two minutes
 	@$(BIN)/python -m bench $(OPTIONS)
 
 docs: setup ## regenerate the generated pages
-	$(BIN)/python manage.py settings_reference
+	$(BIN)/python manage.py reference
 
 clean: ## remove what the targets made, except data/
 	rm -rf .venv .cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,7 +1,7 @@
 """The environment: every variable this product reads, in one table.
 
 This is the only module that touches `os.environ`. Settings are built from `read()`;
-`docs/reference/settings.md` is generated from `VARS` (`manage.py settings_reference`).
+`docs/reference/settings.md` is generated from `VARS` (`manage.py reference`).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _choice(*words: str) -> Callable[[str], str]:
             raise ValueError
         return text
 
-    parse.__doc__ = f"one of {', '.join(words)}"
+    parse.__doc__ = f"one of {', '.join(filter(None, words))}"
     return parse
 
 
@@ -126,6 +126,22 @@ VARS: tuple[Var, ...] = (
         secret=True,
     ),
     Var("MATYAN_HOST", str, "127.0.0.1", "Address to listen on."),
+    Var(
+        "MATYAN_AUTH",
+        _choice("", "required", "off"),
+        "",
+        "`required`: every route needs a token or a person signed in. `off`: nobody is "
+        "asked; only possible on a loopback address. Empty: `off` on a loopback "
+        "address, `required` on any other and in production.",
+    ),
+    Var(
+        "MATYAN_TLS_CERT",
+        str,
+        "",
+        "File with the certificate (and its chain, PEM) both ports serve; empty: "
+        "plain HTTP.",
+    ),
+    Var("MATYAN_TLS_KEY", str, "", "File with the certificate's key (PEM)."),
     Var("MATYAN_BACKEND_PORT", _port, "53800", "Port of the backend."),
     Var("MATYAN_FRONTIER_PORT", _port, "53801", "Port of the gateway."),
     Var(
