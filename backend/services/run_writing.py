@@ -219,6 +219,7 @@ class RunWrite:
         if not self._is_repeated(item):
             self.state.note_digest(item.digest)
         self.state.note_offset(item.log, item.record.position.offset)
+        self.state.received_us = max(self.state.received_us, item.received_us)
         self.state.progress = None
 
     def _is_repeated(self, item: IncomingBatch) -> bool:

@@ -31,6 +31,7 @@ from backend.services.store_walk import (
 )
 from backend.storage import indexes, keyspace
 from backend.storage.codecs.frames import join_parts
+from backend.storage.codecs.reactions import decode_reaction
 from backend.storage.codecs.records import (
     decode_artifact,
     decode_experiment,
@@ -366,6 +367,13 @@ def _read_event(_: bytes, value: bytes) -> None:
     json.loads(msgspec.msgpack.decode(value, type=tuple[int, str, bytes])[2])
 
 
+def check_reactions(_: ReadTransaction, window: Window) -> Iterator[Problem]:
+    """Each event to be acted on can be read."""
+    yield from read_rows(
+        window.rows, lambda key, value: decode_reaction(value, key=key)
+    )[1]
+
+
 def attributes_of(key: bytes) -> bytes:
     """Return the prefix of one run's attributes."""
     try:
@@ -404,4 +412,5 @@ WALKS: Final = (
     Walk("attributes", Subspace.ATTRIBUTES, check_attributes, 64, attributes_of),
     Walk("documents", Subspace.DOCUMENT, check_documents, 64, document_of),
     Walk("control events", Subspace.OUTBOX, check_outbox),
+    Walk("events to be acted on", Subspace.REACTION, check_reactions),
 )

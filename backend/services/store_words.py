@@ -36,6 +36,7 @@ _WORDS: Final[dict[Subspace, tuple[str, ...]]] = {
     Subspace.TAIL_PAYLOAD: ("tail payloads of run", "block", "part"),
     Subspace.SERIES_NAME: ("series name hash",),
     Subspace.COPY: ("copy mark",),
+    Subspace.REACTION: ("event to be acted on",),
     Subspace.BLOB: ("uploads of run", "path hash"),
 }
 

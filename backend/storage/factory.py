@@ -19,6 +19,7 @@ from backend.storage.repositories.blobs import BlobRepository
 from backend.storage.repositories.documents import DocumentRepository
 from backend.storage.repositories.experiments import ExperimentRepository
 from backend.storage.repositories.notes import NoteRepository
+from backend.storage.repositories.reactions import ReactionRepository
 from backend.storage.repositories.runs import RunRepository
 from backend.storage.repositories.series import SeriesRepository
 from backend.storage.repositories.tags import TagRepository
@@ -42,6 +43,7 @@ class Store:
     artifacts: ArtifactRepository = field(default_factory=ArtifactRepository)
     blobs: BlobRepository = field(default_factory=BlobRepository)
     documents: DocumentRepository = field(default_factory=DocumentRepository)
+    reactions: ReactionRepository = field(default_factory=ReactionRepository)
 
     def close(self) -> None:
         """Close the engine. May be called twice."""

@@ -61,6 +61,7 @@ class Subspace(IntEnum):
     SERIES_NAME = 24
     COPY = 25
     BLOB = 26
+    REACTION = 27
 
 
 RUN_SUBSPACES: Final = (
@@ -219,6 +220,18 @@ def pack_outbox(counter: int) -> bytes:
 def unpack_outbox(key: bytes) -> int:
     """Return the counter in a key of `pack_outbox`."""
     return unpack_ints(key, _PREFIX_BYTES)[0]
+
+
+def pack_reaction(digest: bytes) -> bytes:
+    """Return the key of a control event still to be acted on; its id is hashed."""
+    return _PREFIX[Subspace.REACTION] + _bytes(digest)
+
+
+def unpack_reaction(key: bytes) -> bytes:
+    """Return the event id's hash in a key of `pack_reaction`."""
+    _, _, digest = tuples.unpack(key)
+    found: bytes = digest
+    return found
 
 
 def pack_document(collection: str, document_id: str, part: int) -> bytes:

@@ -65,6 +65,11 @@ GOLDEN: dict[str, tuple[bytes, str, tuple[Any, ...]]] = {
         (0, 19, 3, 1, "x", 7),
     ),
     "outbox": (keyspace.pack_outbox(5), "1415141505", (0, 20, 5)),
+    "reaction": (
+        keyspace.pack_reaction(HASH),
+        "14151b 01 00ff 0102030405060708090a0b0c0d0e0f 00",
+        (0, 27, HASH),
+    ),
     "tail_payload": (
         keyspace.pack_tail_payload(7, 1, 0),
         "1415171507 1501 14",
@@ -132,6 +137,7 @@ def test_subspaces_are_permanent() -> None:
         "SERIES_NAME": 24,
         "COPY": 25,
         "BLOB": 26,
+        "REACTION": 27,
     }
 
 

@@ -57,8 +57,8 @@ RECORD = (
     "61223a317d"
 )
 RUN_STATE = (
-    "9b050264cd03e70781a56c2f742f300991c4106464646464646464646464646464646403910b94a5"
-    "6c2f742f300a01024d"
+    "9c050264cd03e70781a56c2f742f300991c4106464646464646464646464646464646403910b94a5"
+    "6c2f742f300a01024d58"
 )
 WRITER = "99010200c30102000506"
 
@@ -141,8 +141,12 @@ def test_run_state() -> None:
         openings=[11],
         progress=run_states.Progress("l/t/0", 10, 1, 2),
         incarnation=77,
+        received_us=88,
     )
     assert run_states.encode_run_state(state) == golden
+    # As it was written before `received_us` was kept.
+    older = run_states.decode_run_state(b"\x9b" + golden[1:-1], key=b"")
+    assert (older.incarnation, older.received_us) == (77, 0)
 
 
 def test_writer_state() -> None:

@@ -54,6 +54,8 @@ class RunState(msgspec.Struct, array_like=True):
         progress: The batch being stored over several transactions.
         incarnation: Random, made with the state, so that what a process remembers of a
             run is not taken for a later run of the same number.
+        received_us: When the last batch stored was received, server's clock; 0 in
+            states written before this was kept.
     """
 
     next_tail: int = 0
@@ -67,6 +69,7 @@ class RunState(msgspec.Struct, array_like=True):
     openings: list[int] = msgspec.field(default_factory=list)
     progress: Progress | None = None
     incarnation: int = 0
+    received_us: int = 0
 
     def note_offset(self, log: str, offset: int) -> None:
         """Record that everything up to `offset` of `log` is applied."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 
+from backend.domain.reactions import Reaction
 from backend.services.documents import create_document
 from backend.services.experiments import create_experiment
 from backend.services.ingestion import apply_records
 from backend.services.notes import create_note
+from backend.services.reactions import note_reactions
 from backend.services.runs import delete_run, purge_run
 from backend.services.tags import create_tag
 from backend.storage.factory import Store
@@ -91,3 +93,15 @@ def _around(store: Store) -> None:
     for run_id in ("purged", "deleted"):
         delete_run(store, run_id=run_id, now_us=RECEIVED_US)
     purge_run(store, run_number=number)
+    reaction = Reaction(
+        event_id="run_deleted/deleted/1",
+        event=b"{}",
+        key=b"deleted",
+        log_id="log",
+        topic="control-events",
+        partition=0,
+        offset=7,
+        noted_us=RECEIVED_US,
+        due_us=RECEIVED_US,
+    )
+    note_reactions(store, [reaction], now_us=RECEIVED_US)

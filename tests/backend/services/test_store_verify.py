@@ -277,6 +277,10 @@ DAMAGE: dict[str, tuple[Callable[[Hand], object], str]] = {
     ),
     "document damaged": (lambda h: h.flip(Subspace.DOCUMENT), "^document in reports"),
     "event unreadable": (lambda h: h.spoil(Subspace.OUTBOX), "^control event"),
+    "reaction unreadable": (
+        lambda h: h.spoil(Subspace.REACTION),
+        "^event to be acted on",
+    ),
     "state unreadable": (lambda h: h.spoil(Subspace.RUN_STATE), "^state of run"),
     "state gone": (
         lambda h: h.tr.clear(keyspace.pack_run_state(h.number("open"))),
