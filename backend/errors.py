@@ -11,6 +11,10 @@
     │   └── NoteNotFoundError, EntityNotFoundError, …
     ├── ConflictError                409
     │   └── NameTakenError
+    ├── AccessError                  401  who asks, and what they may do
+    │   ├── ForbiddenError           403
+    │   ├── TooManyAttemptsError     429
+    │   └── AccessUnavailableError   503
     ├── StoreError                   503  the key-value store
     │   ├── TransactionConflictError      retried by Engine.transact
     │   ├── CommitUnknownResultError      retried by Engine.transact
@@ -174,6 +178,192 @@ class NameTakenError(ConflictError):
     """Another experiment or tag has this name. Fields: kind, name."""
 
     message = "Name already taken"
+
+
+class AccessError(MatyanError):
+    """Nobody, or nobody known, asks for what needs credentials."""
+
+    code = "unauthorized"
+    http_status = 401
+    message = "Credentials are missing or wrong"
+    hint = "Send a token that has not expired, or sign in"
+
+
+class ForbiddenError(AccessError):
+    """Whoever asks is known, and may not. Fields: needed (a scope) or reason."""
+
+    code = "forbidden"
+    http_status = 403
+    message = "Not allowed"
+    hint = "Ask an administrator for a token with the needed scope"
+
+
+class TooManyAttemptsError(AccessError):
+    """Too many wrong credentials came from this address lately. Fields: address."""
+
+    code = "too_many_attempts"
+    http_status = 429
+    message = "Too many wrong credentials"
+    hint = "Wait a minute"
+
+
+class AccessUnavailableError(AccessError):
+    """The table of tokens and people cannot be read."""
+
+    code = "access_unavailable"
+    http_status = 503
+    message = "Credentials cannot be checked now"
+    hint = "Try again; the server's log tells what is wrong with its database"
+
+
+class StoreError(MatyanError):
+    """The key-value store could not do what was asked."""
+
+    code = "store_error"
+    http_status = 503
+    message = "The store failed"
+
+
+class TransactionConflictError(StoreError):
+    """Another transaction wrote what this one read; `Engine.transact` retries."""
+
+    code = "transaction_conflict"
+    message = "Transaction conflict"
+
+
+class CommitUnknownResultError(StoreError):
+    """The commit may or may not have happened; `Engine.transact` retries."""
+
+    code = "commit_unknown_result"
+    message = "Commit result unknown"
+
+
+class TransactionTooOldError(StoreError):
+    """The transaction outlived `Limits.transaction_seconds`."""
+
+    code = "transaction_too_old"
+    message = "Transaction took too long"
+    hint = "Read or write less in one transaction"
+
+
+class TransactionTooLargeError(StoreError):
+    """The transaction writes more than `Limits.transaction_bytes`. Not retried."""
+
+    code = "transaction_too_large"
+    message = "Transaction too large"
+    hint = "Split the write over several transactions"
+
+
+class KeyTooLargeError(StoreError):
+    """A key is over `Limits.key_bytes`. Fields: size, limit."""
+
+    code = "key_too_large"
+    message = "Key too large"
+
+
+class KeyOutsideRangeError(StoreError):
+    """A key is empty or starts with 0xFF, which engines keep. Fields: key (hex)."""
+
+    code = "key_outside_range"
+    message = "Key outside the key space"
+
+
+class ValueTooLargeError(StoreError):
+    """A value is over `Limits.value_bytes`. Fields: size, limit."""
+
+    code = "value_too_large"
+    message = "Value too large"
+
+
+class StoreFullError(StoreError):
+    """The disk (or the store's configured size) is full. Fields: path, reason."""
+
+    code = "store_full"
+    http_status = 507
+    message = "The store is full"
+    hint = "Free disk space or raise the store's size limit; nothing was lost"
+
+
+class StoreUnavailableError(StoreError):
+    """The store does not answer. Fields: reason."""
+
+    code = "store_unavailable"
+    message = "The store is unavailable"
+
+
+class StoreClosedError(StoreError):
+    """The engine has been closed, or belongs to the parent of this process."""
+
+    code = "store_closed"
+    message = "The store is closed"
+
+
+class NetworkFilesystemError(StoreError):
+    """The data directory is not on a local disk. Fields: path, filesystem."""
+
+    code = "network_filesystem"
+    message = "The data directory is on a network file system"
+    hint = (
+        "Use a directory on a local disk; memory maps and locks shared over a network "
+        "lose data"
+    )
+
+
+class FormatError(StoreError):
+    """Stored data has a format this version does not read. Fields: found, supported."""
+
+    code = "unsupported_format"
+    message = "The data was written by a newer or unknown version"
+    hint = "Start the version that wrote it, or point to another data directory"
+
+
+class EventLogError(MatyanError):
+    """The event log could not do what was asked."""
+
+    code = "event_log_error"
+    http_status = 503
+    message = "The event log failed"
+
+
+class EventLogFullError(EventLogError):
+    """The disk (or the log's configured size) is full. Fields: path, reason."""
+
+    code = "event_log_full"
+    http_status = 507
+    message = "The event log is full"
+    hint = "Free disk space or raise the log's size limit; nothing was lost"
+
+
+class EventLogUnavailableError(EventLogError):
+    """The event log does not answer. Fields: reason."""
+
+    code = "event_log_unavailable"
+    message = "The event log is unavailable"
+
+
+class EventLogClosedError(EventLogError):
+    """The producer or consumer has been closed."""
+
+    code = "event_log_closed"
+    message = "The event log is closed"
+
+
+class RecordTooLargeError(EventLogError):
+    """A record is over the topic's limit. Fields: topic, size, limit."""
+
+    code = "record_too_large"
+    http_status = 422
+    message = "Record too large"
+
+
+class StaleConsumerError(EventLogError):
+    """The consumer has lost the partition it wants to commit; it must poll again.
+
+    Fields: group, topic, partition.
+    """
+
+    code = "stale_consumer"
+    message = "The consumer no longer owns the partition"
 
 
 class StoreError(MatyanError):

@@ -46,6 +46,8 @@ class ApiToken(models.Model):
     revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
 
     class Meta:
+        """Names and order in the admin."""
+
         verbose_name = "API token"
         ordering = ("-created_at", "-pk")
 

@@ -3,7 +3,7 @@
 Clients retry a 5xx for ever and give up at a 4xx, losing what they have queued. So a
 4xx is only for what can never succeed: a path that is no run's, a run id that cannot be
 one. Everything that may pass (starting, stopping, a failing event log, too many
-connections) is 503.
+connections, credentials that cannot be checked just now) is 503.
 
 The path may have repeated slashes (a base URL ending in one) and any prefix (a base URL
 with a path, behind a proxy that does not remove it).
@@ -17,6 +17,11 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any, Final
 
+from backend.errors import (
+    AccessError,
+    AccessUnavailableError,
+    TooManyAttemptsError,
+)
 from frontier import metrics
 from frontier.auth import authenticate
 from frontier.gateway import get_gateway
@@ -67,11 +72,18 @@ class Admission:
         unavailable = await get_gateway().refusal()
         if unavailable is not None:
             return HTTPStatus.SERVICE_UNAVAILABLE, unavailable
-        principal = await authenticate(scope)
-        if principal is None:
-            return HTTPStatus.UNAUTHORIZED, "credentials are missing or wrong"
-        scope["principal"] = principal
+        try:
+            scope["principal"] = await authenticate(scope)
+        except AccessError as error:
+            return _status(error), str(error)
         return None
+
+
+def _status(error: AccessError) -> HTTPStatus:
+    """Return 503 for what may pass: clients give up for good at a 429."""
+    if isinstance(error, (TooManyAttemptsError, AccessUnavailableError)):
+        return HTTPStatus.SERVICE_UNAVAILABLE
+    return HTTPStatus(error.http_status)
 
 
 async def deny(

@@ -22,6 +22,8 @@ from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
 
 from frontier import metrics
+from frontier.admission import POLICY_VIOLATION
+from frontier.auth import Admitted
 from frontier.delivery import TRY_AGAIN_LATER, Delivery
 from frontier.gateway import Gateway, get_gateway
 from frontier.protocols import (
@@ -43,6 +45,7 @@ class IngestConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # untyped b
     _gateway: Gateway
     _protocol: FrameProtocol
     _delivery: Delivery | None = None
+    _admitted: Admitted
     _opened_s = 0.0
 
     async def dispatch(self, message: dict[str, Any]) -> None:
@@ -60,6 +63,7 @@ class IngestConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # untyped b
         self._gateway = get_gateway()
         self._protocol = (BinaryProtocol if binary else JsonProtocol)(run_id=run_id)
         self._opened_s = time.monotonic()
+        self._admitted = Admitted(self.scope)
         await self.accept(subprotocol=SUBPROTOCOL if binary else None)
         self._delivery = Delivery(self._gateway, self, self._protocol)
 
@@ -74,7 +78,9 @@ class IngestConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # untyped b
         is_text = text is not None
         frame: bytes = text.encode() if is_text else payload
         del text, payload
-        if is_text is isinstance(self._protocol, BinaryProtocol):
+        if not await self._admitted.still():
+            await self.close_with(POLICY_VIOLATION, "the token is no longer valid")
+        elif is_text is isinstance(self._protocol, BinaryProtocol):
             await self._refuse(received_s)
         elif not await self._repeat(frame, received_s):
             await self._take(frame, received_us=received_us, received_s=received_s)

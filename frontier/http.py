@@ -119,7 +119,7 @@ async def send_error(send: Send, error: HttpError) -> None:
     """Answer with an error."""
     short = {"code": error.code, "message": error.message}
     body = {"message": error.message, "detail": error.detail, "error": short}
-    headers = {"www-authenticate": 'Basic realm="Matyan"'}
+    headers = {"www-authenticate": 'Bearer realm="matyan"'}
     await send_json(
         send, error.status, body, headers=headers if error.status == 401 else None
     )

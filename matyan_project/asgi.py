@@ -16,7 +16,8 @@ from matyan_project import env
 env.use_settings("matyan_project.settings.dev")
 http = get_asgi_application()
 
-# After get_asgi_application(): the gateway's modules need the app registry.
+# After get_asgi_application(): these modules need the app registry.
+from backend.access.gate import AccessGate  # noqa: E402
 from frontier import admission, routing  # noqa: E402
 
 _NO_GATEWAY = "this server takes no runs; /api/v1/rest/version/ tells which one does"
@@ -29,6 +30,6 @@ async def _http_only(scope: Any, receive: Any, send: Any) -> None:
         await http(scope, receive, send)
 
 
-application: Any = (
+application: Any = AccessGate(
     _http_only if settings.MATYAN_ROLE == "backend" else routing.application(http)
 )

@@ -9,13 +9,12 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
 from matyan_project import env
+from matyan_project.supervisor import answers
 
 
 def free_port() -> int:
@@ -51,8 +50,11 @@ class LocalServer:
     ) -> None:
         self.data_dir = data_dir
         self.backend_port, self.frontier_port = ports or (free_port(), free_port())
-        self.url = f"http://127.0.0.1:{self.backend_port}"
-        self.frontier_url = f"http://127.0.0.1:{self.frontier_port}"
+        scheme = (
+            "https" if any("--tls-cert" in option for option in options) else "http"
+        )
+        self.url = f"{scheme}://127.0.0.1:{self.backend_port}"
+        self.frontier_url = f"{scheme}://127.0.0.1:{self.frontier_port}"
         self.output = data_dir / "up.out"
         self.seconds_to_ready = 0.0
         self._options = options
@@ -102,7 +104,7 @@ class LocalServer:
         if "--single-port" not in self._options:
             urls.append(f"{self.frontier_url}/health/ready/")
         deadline = time.monotonic() + timeout_s
-        while not all(map(_answers, urls)):
+        while not all(answers(url, timeout_s=2.0) for url in urls):
             ended = self._process is None or self._process.poll() is not None
             if ended or time.monotonic() > deadline:
                 self.stop()
@@ -138,11 +140,3 @@ class LocalServer:
         trace: TracebackType | None,
     ) -> None:
         self.stop()
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2.0) as response:  # noqa: S310 - our own http URL
-            return bool(response.status == 200)
-    except (OSError, urllib.error.URLError):
-        return False

@@ -34,7 +34,9 @@ _HEADERS: Final = "Content-Type, X-Timezone-Offset, Authorization, X-Request-ID"
 _PREFLIGHT_AGE_S: Final = 600
 
 
-class _Middleware:
+class Middleware:
+    """Runs on WSGI and ASGI without a thread hop; does nothing by itself."""
+
     sync_capable = True
     async_capable = True
 
@@ -45,6 +47,7 @@ class _Middleware:
             markcoroutinefunction(self)
 
     def __call__(self, request: HttpRequest) -> Any:
+        """Return the response, or under ASGI something to await for it."""
         if self.is_async:
             return self._call_async(request)
         early = self.before(request)
@@ -66,10 +69,10 @@ class _Middleware:
         self, request: HttpRequest, response: HttpResponseBase
     ) -> HttpResponseBase:
         """Return the response to send."""
-        raise NotImplementedError
+        return response
 
 
-class RequestIdMiddleware(_Middleware):
+class RequestIdMiddleware(Middleware):
     """Gives each request an id (the caller's, when it is usable) and counts it."""
 
     @override
@@ -94,7 +97,7 @@ class RequestIdMiddleware(_Middleware):
         return response
 
 
-class PathMiddleware(_Middleware):
+class PathMiddleware(Middleware):
     """Collapses repeated slashes: clients join a base URL ending in one with a path."""
 
     @override
@@ -103,14 +106,8 @@ class PathMiddleware(_Middleware):
             request.path_info = _SLASHES.sub("/", request.path_info)
             request.path = _SLASHES.sub("/", request.path)
 
-    @override
-    def after(
-        self, request: HttpRequest, response: HttpResponseBase
-    ) -> HttpResponseBase:
-        return response
 
-
-class CorsMiddleware(_Middleware):
+class CorsMiddleware(Middleware):
     """Lets pages of the origins in `settings.CORS_ORIGINS` call the API."""
 
     @override

@@ -1,60 +1,79 @@
-"""Who may call the API: the seam where authentication will be decided.
+"""What DRF asks about access. The answers are `backend.api.access`'s.
 
-Views are exempt from Django's CSRF tokens, because the web UI sends none. In their
-place every request that changes something and comes from a browser page (it carries
-`Origin`) must come from this server's own page or from one in
-`settings.CORS_ORIGINS`.
-
-Design note: docs/subsystems/api.md#access
+Design note: docs/subsystems/access.md
 """
 
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlsplit
 
-from django.conf import settings
-from rest_framework import authentication, exceptions
-from rest_framework.permissions import SAFE_METHODS, BasePermission
+from rest_framework import authentication
+from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 from typing_extensions import override
 
+from backend.api import access
+from backend.domain.access import Principal
 
-def is_trusted_origin(request: Request) -> bool:
-    """Return whether the page a request comes from may change anything here.
 
-    Only the host is compared for the own origin: behind a proxy that ends TLS the
-    schemes differ. Requests without `Origin` come from no browser page of another
-    site and are trusted.
-    """
-    origin = request.headers.get("Origin")
-    if origin is None or origin in settings.CORS_ORIGINS:
-        return True
-    return bool(urlsplit(origin).netloc) and (
-        urlsplit(origin).netloc.lower() == request.get_host().lower()
-    )
+class TokenUser:
+    """What stands in `request.user` for a token: no person, but not anonymous."""
+
+    is_authenticated = True
+    is_anonymous = False
+    is_active = True
+    is_staff = False
+    is_superuser = False
+    pk = None
+
+    def __init__(self, principal: Principal) -> None:
+        self.principal = principal
+
+    def get_username(self) -> str:
+        """Return the token's name."""
+        return self.principal.name
+
+    @override
+    def __str__(self) -> str:
+        return self.principal.name
+
+
+class TokenAuthentication(authentication.BaseAuthentication):
+    """A token in `Authorization`, as Bearer or as half of Basic credentials."""
+
+    @override
+    def authenticate(self, request: Request) -> tuple[Any, Any] | None:
+        """Return the token's user, None if no token counts here.
+
+        Raises:
+            AccessError: If a token is presented and wrong.
+        """
+        principal = access.principal_of(request._request)  # noqa: SLF001 - DRF's way
+        return (TokenUser(principal), None) if principal.kind == "token" else None
+
+    @override
+    def authenticate_header(self, request: Request) -> str:
+        """Return what a 401 asks for; not Basic, at which browsers open a dialog."""
+        return access.CHALLENGE
 
 
 class SessionAuthentication(authentication.SessionAuthentication):
-    """The admin's session, guarded by the origin instead of a token."""
+    """The session of a signed-in person, guarded by the origin instead of a token."""
 
     @override
     def enforce_csrf(self, request: Any) -> None:
-        """Refuse a change from a page of another site.
-
-        Raises:
-            PermissionDenied: If the origin is foreign.
-        """
-        if request.method not in SAFE_METHODS and not is_trusted_origin(request):
-            raise exceptions.PermissionDenied(OpenAccess.message)
+        """Do nothing: `ScopeAccess` looks at the origin, whoever asks."""
 
 
-class OpenAccess(BasePermission):
-    """Everybody may do everything, except pages of foreign origins."""
-
-    message = "This origin may not change anything here"
+class ScopeAccess(BasePermission):
+    """The route's scope, as `backend.api.access_rules` tells it."""
 
     @override
     def has_permission(self, request: Request, view: Any) -> bool:
-        """Return whether `request` may go on."""
-        return request.method in SAFE_METHODS or is_trusted_origin(request)
+        """Return True.
+
+        Raises:
+            AccessError: If the request may not go on.
+        """
+        access.check(request._request, method=request.method or "")  # noqa: SLF001 - the request middleware saw
+        return True

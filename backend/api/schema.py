@@ -42,7 +42,7 @@ RUN_ID: Final = path_param("run_id", "The run's hash.")
 
 
 class SessionAuthenticationExtension(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]  # untyped metaclass
-    """The admin's session cookie."""
+    """The session of somebody signed in at `/sign-in`."""
 
     target_class = "backend.api.permissions.SessionAuthentication"
     name = "session"
@@ -51,3 +51,26 @@ class SessionAuthenticationExtension(OpenApiAuthenticationExtension):  # type: i
     def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
         """Return the OpenAPI description."""
         return {"type": "apiKey", "in": "cookie", "name": "sessionid"}
+
+
+class TokenAuthenticationExtension(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]  # untyped metaclass
+    """API tokens, as Bearer or as half of Basic credentials."""
+
+    target_class = "backend.api.permissions.TokenAuthentication"
+    name = ["token", "tokenAsBasic"]  # noqa: RUF012 - the base class's declaration
+
+    @override
+    def get_security_definition(self, auto_schema: Any) -> list[dict[str, str]]:
+        """Return the OpenAPI descriptions."""
+        return [
+            {
+                "type": "http",
+                "scheme": "bearer",
+                "description": "A token: `mty_…`, made by `manage.py tokens create`.",
+            },
+            {
+                "type": "http",
+                "scheme": "basic",
+                "description": "The token as user name or as password.",
+            },
+        ]

@@ -12,7 +12,7 @@ from django.urls import include, re_path
 from drf_spectacular.views import SpectacularAPIView
 from rest_framework.routers import DefaultRouter
 
-from backend.api import handlers, observability
+from backend.api import handlers, observability, sign_in
 from backend.api.viewsets.documents import (
     AppViewSet,
     DashboardViewSet,
@@ -79,9 +79,10 @@ urlpatterns = [
     re_path(r"^metrics/?$", web_ui.metrics),
     re_path(r"^health/live/?$", HealthViewSet.as_view({"get": "live"})),
     re_path(r"^health/ready/?$", HealthViewSet.as_view({"get": "ready"})),
-    re_path(r"^api/auth/refresh/?$", web_ui.refresh),
+    re_path(r"^api/auth/refresh/?$", sign_in.refresh),
     re_path(r"^api(/.*)?$", handlers.not_found),
-    re_path(r"^sign-in/?$", web_ui.sign_in),
+    re_path(r"^sign-in/?$", sign_in.SignInView.as_view()),
+    re_path(r"^sign-out/?$", sign_in.sign_out),
     re_path(r"^favicon\.ico$", web_ui.favicon),
     re_path(r"^", web_ui.page),
 ]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from matyan_project import env
+from matyan_project.access import auth_required
 from matyan_project.databases import database
 from matyan_project.logs import logging_config
 from matyan_project.secret_key import load_secret_key
@@ -18,6 +19,13 @@ MATYAN_VERSION = "0.4.0"
 MATYAN_ENVIRONMENT: str = ENV["MATYAN_ENVIRONMENT"]
 MATYAN_ROLE: str = ENV["MATYAN_ROLE"]
 MATYAN_HOST: str = ENV["MATYAN_HOST"]
+MATYAN_AUTH_REQUIRED = auth_required(
+    ENV["MATYAN_AUTH"],
+    host=MATYAN_HOST,
+    production=MATYAN_ENVIRONMENT == "production",
+)
+MATYAN_TLS_CERT: str = ENV["MATYAN_TLS_CERT"]
+MATYAN_TLS_KEY: str = ENV["MATYAN_TLS_KEY"]
 MATYAN_BACKEND_PORT: int = ENV["MATYAN_BACKEND_PORT"]
 MATYAN_FRONTIER_PORT: int = ENV["MATYAN_FRONTIER_PORT"]
 MATYAN_GATEWAY_SAME_ORIGIN = MATYAN_ROLE in {"all", "frontier"}
@@ -138,6 +146,7 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "backend.api.access.AccessMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
@@ -173,8 +182,11 @@ LANGUAGE_CODE = "en-us"
 USE_I18N = False
 
 DATA_UPLOAD_MAX_MEMORY_SIZE = 32 * 1024 * 1024
+AUTHENTICATION_BACKENDS = ["backend.access.people.PasswordBackend"]
+LOGIN_URL = "/sign-in"
 SESSION_COOKIE_SAMESITE = "Lax"
 CSRF_COOKIE_SAMESITE = "Lax"
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = bool(MATYAN_TLS_CERT)
 X_FRAME_OPTIONS = "DENY"
 
 REST_FRAMEWORK = {
@@ -186,9 +198,10 @@ REST_FRAMEWORK = {
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "backend.api.handlers.exception_handler",
     "DEFAULT_AUTHENTICATION_CLASSES": [
+        "backend.api.permissions.TokenAuthentication",
         "backend.api.permissions.SessionAuthentication",
     ],
-    "DEFAULT_PERMISSION_CLASSES": ["backend.api.permissions.OpenAccess"],
+    "DEFAULT_PERMISSION_CLASSES": ["backend.api.permissions.ScopeAccess"],
     "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
     "COERCE_DECIMAL_TO_STRING": False,
     "STRICT_JSON": False,

@@ -18,7 +18,6 @@ from django.http import (
     HttpResponse,
     HttpResponseBase,
     HttpResponseRedirect,
-    JsonResponse,
 )
 from django.utils.cache import patch_vary_headers
 from django.views.decorators.http import require_safe
@@ -84,20 +83,3 @@ def favicon(request: HttpRequest) -> HttpResponseBase:
         return handlers.not_found(request)
     base_path = request.META.get("SCRIPT_NAME", "").rstrip("/")
     return HttpResponseRedirect(f"{base_path}/static-files/favicon.ico")
-
-
-@require_safe
-def refresh(request: HttpRequest) -> JsonResponse:
-    """Answer a page whose request was refused, and which asks for new credentials.
-
-    There are none to give: 401 makes it go to `/sign-in`.
-    """
-    body = handlers.error_body("unauthorized", "Nobody is signed in")
-    return JsonResponse(body, status=401)
-
-
-@require_safe
-def sign_in(request: HttpRequest) -> HttpResponseRedirect:
-    """Lead on to the UI: while access is open there is nothing to sign in to."""
-    base_path = request.META.get("SCRIPT_NAME", "").rstrip("/")
-    return HttpResponseRedirect(f"{base_path}/")

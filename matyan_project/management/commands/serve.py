@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 from typing_extensions import override
 
 from frontier.server import serve
+from matyan_project import access
 from matyan_project.asgi import application
+
+logger = logging.getLogger(__name__)
 
 
 class Command(BaseCommand):
@@ -23,7 +27,25 @@ class Command(BaseCommand):
 
     @override
     def handle(self, **options: Any) -> None:
-        serve(application, host=options["host"], port=options["port"])
+        try:
+            access.require_safe_host(
+                options["host"], required=settings.MATYAN_AUTH_REQUIRED
+            )
+            tls: dict[str, Any] = access.tls_options(
+                settings.MATYAN_TLS_CERT, settings.MATYAN_TLS_KEY
+            )
+        except access.UnsafeListenError as error:
+            raise CommandError(str(error)) from None
+        logger.info(
+            "server.starting",
+            extra={
+                "host": options["host"],
+                "port": options["port"],
+                "auth": "required" if settings.MATYAN_AUTH_REQUIRED else "off",
+                "tls": bool(tls),
+            },
+        )
+        serve(application, host=options["host"], port=options["port"], **tls)
 
 
 def _default_port() -> int:

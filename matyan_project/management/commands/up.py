@@ -14,7 +14,7 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from typing_extensions import override
 
-from matyan_project import env
+from matyan_project import access, env
 from matyan_project.data_dir import DataDirInUseError, DataDirLock
 from matyan_project.supervisor import Service, Supervisor
 
@@ -29,6 +29,8 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--data-dir", help="where data is kept (MATYAN_DATA_DIR)")
         parser.add_argument("--host", help="address to listen on (127.0.0.1)")
+        parser.add_argument("--tls-cert", help="certificate of both ports, PEM")
+        parser.add_argument("--tls-key", help="the certificate's key, PEM")
         parser.add_argument("--backend-port", type=_port, help="(53800)")
         parser.add_argument("--frontier-port", type=_port, help="(53801)")
         parser.add_argument(
@@ -46,6 +48,11 @@ class Command(BaseCommand):
         _restart_if_settings_differ(options)
         host, port = settings.MATYAN_HOST, settings.MATYAN_BACKEND_PORT
         gateway_port = None if options["single_port"] else settings.MATYAN_FRONTIER_PORT
+        try:
+            access.require_safe_host(host, required=settings.MATYAN_AUTH_REQUIRED)
+            access.tls_options(settings.MATYAN_TLS_CERT, settings.MATYAN_TLS_KEY)
+        except access.UnsafeListenError as error:
+            raise CommandError(str(error)) from None
         try:
             lock = DataDirLock(settings.DATA_DIR)
         except DataDirInUseError as error:
@@ -84,6 +91,7 @@ class Command(BaseCommand):
         for service in services:
             self._say(f"{service.name:<20} {service.url or 'running'}")
         self._say(f"data in {settings.DATA_DIR}")
+        self._say(access.RESTRICTED if settings.MATYAN_AUTH_REQUIRED else access.OPEN)
         self._say(f"ready in {seconds:.1f} s; Ctrl-C stops everything")
 
     def _say(self, line: str) -> None:
@@ -112,9 +120,10 @@ def _restart_if_settings_differ(options: dict[str, Any]) -> None:
     options; the children need the same values in any case.
     """
     wanted = {
-        "MATYAN_DATA_DIR": options["data_dir"]
-        and str(Path(options["data_dir"]).absolute()),
+        "MATYAN_DATA_DIR": _absolute(options["data_dir"]),
         "MATYAN_HOST": options["host"],
+        "MATYAN_TLS_CERT": _absolute(options["tls_cert"]),
+        "MATYAN_TLS_KEY": _absolute(options["tls_key"]),
         "MATYAN_BACKEND_PORT": options["backend_port"],
         "MATYAN_FRONTIER_PORT": options["frontier_port"],
     }
@@ -126,6 +135,10 @@ def _restart_if_settings_differ(options: dict[str, Any]) -> None:
     }
     if changed:
         env.restart(sys.argv, changed)
+
+
+def _absolute(path: str | None) -> str | None:
+    return path and str(Path(path).absolute())
 
 
 def _require_free(host: str, port: int, *, option: str) -> None:
@@ -146,6 +159,7 @@ def _services(
     host: str, port: int, gateway_port: int | None, *, workers: int
 ) -> list[Service]:
     manage = [sys.executable, str(env.BASE_DIR / "manage.py")]
+    scheme = "https" if settings.MATYAN_TLS_CERT else "http"
     shown = {"0.0.0.0": "localhost", "127.0.0.1": "localhost", "::": "localhost"}.get(  # noqa: S104 - compared, not bound
         host, host
     )
@@ -154,8 +168,8 @@ def _services(
             name="backend",
             command=[*manage, "serve"],
             environ={"MATYAN_ROLE": "all"},
-            url=f"http://{shown}:{port}",
-            ready_url=f"http://{shown}:{port}/health/ready/",
+            url=f"{scheme}://{shown}:{port}",
+            ready_url=f"{scheme}://{shown}:{port}/health/ready/",
         )
     ]
     if gateway_port is not None:
@@ -164,8 +178,8 @@ def _services(
                 name="frontier",
                 command=[*manage, "serve"],
                 environ={"MATYAN_ROLE": "frontier"},
-                url=f"http://{shown}:{gateway_port}",
-                ready_url=f"http://{shown}:{gateway_port}/health/ready/",
+                url=f"{scheme}://{shown}:{gateway_port}",
+                ready_url=f"{scheme}://{shown}:{gateway_port}/health/ready/",
             )
         )
     for number in range(1, workers + 1):

@@ -1,0 +1,75 @@
+"""Counts wrong credentials by address, in bounded memory.
+
+Each address has a bucket of `burst` failures that refills steadily. What is counted
+here is this process's alone, and gone when it ends.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+
+class AttemptLimiter:
+    """Tells which addresses have failed too often lately. Thread-safe.
+
+    Args:
+        burst: Failures allowed at once.
+        per_minute: Failures forgiven in a minute.
+        max_addresses: Addresses remembered; the longest quiet one is forgotten first.
+        clock: Seconds that only ever grow.
+    """
+
+    def __init__(
+        self,
+        *,
+        burst: int,
+        per_minute: float,
+        max_addresses: int = 10_000,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._burst = burst
+        self._per_s = per_minute / 60
+        self._max_addresses = max_addresses
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._failures: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def is_blocked(self, address: str) -> bool:
+        """Return whether `address` has to wait."""
+        with self._lock:
+            return self._level(_network(address)) >= self._burst
+
+    def count(self, address: str) -> None:
+        """Count one failure of `address`."""
+        key = _network(address)
+        with self._lock:
+            level = min(self._level(key) + 1, self._burst)
+            self._failures[key] = (level, self._clock())
+            self._failures.move_to_end(key)
+            if len(self._failures) > self._max_addresses:
+                self._failures.popitem(last=False)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._failures.clear()
+
+    def _level(self, key: str) -> float:
+        level, since = self._failures.get(key, (0.0, 0.0))
+        # Rounded, or a bucket that is full by a hair's breadth less would let one in.
+        return max(0.0, round(level - (self._clock() - since) * self._per_s, 3))
+
+
+def _network(address: str) -> str:
+    """Return what is counted together: of IPv6, what one subscriber is given."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address[:64]
+    if parsed.version == 4:
+        return address
+    return str(ipaddress.ip_network((parsed, 64), strict=False))
