@@ -61,6 +61,7 @@ DEFAULT_MAP_BYTES: Final = 1 << 30
 _FIRST_PAUSE_S: Final = 0.001
 _LAST_PAUSE_S: Final = 0.1
 _CHECK_TIMEOUT_S: Final = 1.0
+_LOOK_TIMEOUT_S: Final = 30.0
 
 _RETRIED: Final = (
     TransactionConflictError,
@@ -222,7 +223,7 @@ class EmbeddedEngine(Engine):
         return EmbeddedWatch(
             changed=self._environment.changed,
             last_commit=self._last_commit,
-            read=self._read_key,
+            read=self._look_at,
             key=key,
             value=value,
         )
@@ -231,8 +232,12 @@ class EmbeddedEngine(Engine):
         self._require_open()
         return self._environment.last_commit()
 
-    def _read_key(self, key: bytes) -> bytes | None:
-        return self.read(lambda tr: tr.get(key))
+    def _look_at(self, key: bytes) -> tuple[int, bytes | None]:
+        return self._run(
+            lambda snapshot: (snapshot.version(), snapshot.get(key)),
+            deadline_s=self._clock() + _LOOK_TIMEOUT_S,
+            retried=(),
+        )
 
     def _require_open(self) -> None:
         if self._closed:

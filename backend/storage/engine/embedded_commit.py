@@ -195,11 +195,15 @@ class Committer:
                     continue
                 request.stamp = self._apply(request.transaction, txn)
                 applied.append(request)
-            if applied:
-                txn.commit()
-        finally:
-            # Does nothing after a commit.
-            txn.abort()
+            # Also when all conflicted: a commit of nothing writes nothing, while an
+            # abort has to wait for other threads.
+            txn.commit()
+        except BaseException:
+            # py-lmdb aborts a write only once no other thread is inside LMDB, which
+            # readers that follow one another would put off for ever.
+            with self._environment.gate.held():
+                txn.abort()
+            raise
         for request in applied:
             request.finish(None)
         if applied:

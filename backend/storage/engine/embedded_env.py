@@ -117,10 +117,13 @@ class Environment:
         self._pid = os.getpid()
         self._closed = False
         self._over_limit = False
+        # Closed to be opened anew, which has not succeeded yet.
+        self._lost = False
+        self._map_bytes = _round_up(options.map_bytes)
         self._next_reader_check = 0.0
         try:
             _reserve_lock_file(path, options.max_readers)
-            self._env = self._open(_round_up(options.map_bytes))
+            self._env = self._open(self._map_bytes)
         except lmdb.Error as error:
             self.writer_lock.close()
             raise self.translate(error) from error
@@ -163,7 +166,10 @@ class Environment:
             raise self.translate(error) from error
 
     def last_commit(self) -> int:
-        """Return the number of the last commit by any process; cheap."""
+        """Return the number of the last commit by any process; cheap.
+
+        It rises a moment before that commit can be read, by the time of an fsync.
+        """
         self.require_usable()
         self.gate.enter(timeout_s=2 * self.options.patience_s)
         try:
@@ -197,7 +203,8 @@ class Environment:
             return StoreClosedError(path=str(self.path))
         if error.code == 0 and "closed/deleted" in str(error):
             # The map changed beneath a transaction older than it may be.
-            return RecoveryNeededError(Recovery.RETRY, self.generation)
+            recovery = Recovery.REOPEN if self._lost else Recovery.RETRY
+            return RecoveryNeededError(recovery, self.generation)
         if error.code > 0:
             return StoreUnavailableError(path=str(self.path), reason=str(error))
         return StoreError(path=str(self.path), reason=str(error))
@@ -246,12 +253,13 @@ class Environment:
         """Give back the spare room used to clear a full store."""
         if not self._over_limit:
             return
-        self._over_limit = False
         limit = self.options.max_map_bytes
         assert limit is not None  # noqa: S101 - over a limit that exists
-        with self._remapping():
-            self._tick()
-            self._env.set_mapsize(_round_up(limit))
+        with self._remapping() as alone:
+            if alone:
+                self._over_limit = False
+                self._tick()
+                self._env.set_mapsize(_round_up(limit))
 
     def _grow(self, need: RecoveryNeededError, attempt: int) -> None:
         if self._remove_dead_readers() and attempt == 0:
@@ -281,22 +289,33 @@ class Environment:
             reason = "the store has reached its size limit"
             raise StoreFullError(path=str(self.path), reason=reason, limit=limit)
         # Pages freed by the last commits become usable only after further commits.
-        with self._remapping():
-            self._env.set_mapsize(full)
-            self._tick()
-            self._env.set_mapsize(_round_up(limit))
+        with self._remapping() as alone:
+            if alone:
+                self._env.set_mapsize(full)
+                self._tick()
+                self._env.set_mapsize(_round_up(limit))
 
     def _tick(self) -> None:
-        with suppress(lmdb.MapFullError):
-            for number in range(2):
-                with self._env.begin(write=True) as txn:
-                    txn.put(_TICK_KEY, bytes((number,)))
+        # The caller is alone: a thread that waits here for another's commit would
+        # keep that one from ever being aborted.
+        deadline_s = time.monotonic() + self.options.patience_s
+        with suppress(lmdb.MapFullError, StoreUnavailableError):
+            self.writer_lock.acquire(deadline_s=deadline_s)
+            try:
+                for number in range(2):
+                    with self._env.begin(write=True) as txn:
+                        txn.put(_TICK_KEY, bytes((number,)))
+            finally:
+                self.writer_lock.release()
 
     def _reopen(self) -> None:
         logger.error("store.reopened", extra={"path": str(self.path)})
-        map_size = self._env.info()["map_size"]
-        self._env.close()
-        self._env = self._open(map_size)
+        if not self._lost:
+            self._map_bytes = self._env.info()["map_size"]
+            self._lost = True
+            self._env.close()
+        self._env = self._open(self._map_bytes)
+        self._lost = False
 
     def _remap(self, generation: int, change: Callable[[], None]) -> None:
         with self._remapping():
@@ -304,11 +323,11 @@ class Environment:
                 change()
 
     @contextmanager
-    def _remapping(self) -> Iterator[None]:
-        with self.gate.alone(patience_s=self.options.patience_s):
+    def _remapping(self) -> Iterator[bool]:
+        with self.gate.alone(patience_s=self.options.patience_s) as alone:
             self.require_usable()
             try:
-                yield
+                yield alone
             except lmdb.Error as error:
                 raise self.translate(error) from error
             finally:

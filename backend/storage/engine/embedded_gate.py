@@ -30,7 +30,12 @@ class Gate:
         self._changed = threading.Condition(threading.Lock())
         self._inside = 0
         self._exclusive = False
+        self._held = 0
         self._local = threading.local()
+
+    @property
+    def _shut(self) -> bool:
+        return self._exclusive or self._held > 0
 
     @property
     def _depth(self) -> int:
@@ -45,13 +50,13 @@ class Gate:
         """
         depth = self._depth
         with self._changed:
-            if self._exclusive and not depth:
+            if self._shut and not depth:
                 self._wait_to_enter(timeout_s)
             self._inside += 1
         self._local.depth = depth + 1
 
     def _wait_to_enter(self, timeout_s: float) -> None:
-        if not self._changed.wait_for(lambda: not self._exclusive, timeout=timeout_s):
+        if not self._changed.wait_for(lambda: not self._shut, timeout=timeout_s):
             raise StoreUnavailableError(reason="the memory map is being changed")
 
     def leave(self) -> None:
@@ -63,19 +68,34 @@ class Gate:
                 self._changed.notify_all()
 
     @contextmanager
-    def alone(self, *, patience_s: float) -> Iterator[None]:
+    def held(self) -> Iterator[None]:
+        """Let nobody else enter; those inside go on. Waits for nothing."""
+        with self._changed:
+            self._held += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._held -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def alone(self, *, patience_s: float) -> Iterator[bool]:
         """Hold the gate alone, once the others have left or `patience_s` has passed.
 
-        Whoever is still inside then is older than a transaction may be.
+        Yields whether they have left. Whoever is still inside is older than a
+        transaction may be.
         """
         with self._changed:
             while self._exclusive:
                 self._changed.wait()
             self._exclusive = True
             own = self._depth
-            self._changed.wait_for(lambda: self._inside <= own, timeout=patience_s)
+            left = self._changed.wait_for(
+                lambda: self._inside <= own, timeout=patience_s
+            )
         try:
-            yield
+            yield left
         finally:
             with self._changed:
                 self._exclusive = False

@@ -45,7 +45,7 @@ class EmbeddedWatch(Watch):
         *,
         changed: threading.Condition,
         last_commit: Callable[[], int],
-        read: Callable[[bytes], bytes | None],
+        read: Callable[[bytes], tuple[int, bytes | None]],
         key: bytes,
         value: bytes | None,
     ) -> None:
@@ -53,8 +53,10 @@ class EmbeddedWatch(Watch):
 
         Args:
             changed: Notified after each commit of this process.
-            last_commit: Returns the number of the last commit of any process.
-            read: Returns the present value of a key.
+            last_commit: Returns the number of the last commit of any process, maybe a
+                moment before it can be read.
+            read: Returns the number of the last commit it sees and, as of that, the
+                value of a key.
             key: The key.
             value: What it must differ from.
         """
@@ -101,8 +103,7 @@ class EmbeddedWatch(Watch):
             self._changed.notify_all()
 
     def _has_changed(self) -> bool:
-        last = self._last_commit()
-        if last == self._seen:
+        if self._last_commit() == self._seen:
             return False
-        self._seen = last
-        return self._read(self._key) != self._value
+        self._seen, value = self._read(self._key)
+        return value != self._value
