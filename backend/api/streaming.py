@@ -39,10 +39,24 @@ _THREADS: Final = 8
 _END: Final = b""
 
 _pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="stream")
+BLOB_POOL: Final = ThreadPoolExecutor(_THREADS, thread_name_prefix="blob-stream")
+"""For frames read from the blob store: if it hangs, no other stream waits for it."""
 
 
-def stream_response(request: Request, frames: Iterator[bytes]) -> StreamingHttpResponse:
+def stream_response(
+    request: Request,
+    frames: Iterator[bytes],
+    *,
+    pool: ThreadPoolExecutor = _pool,
+    content_type: str = CONTENT_TYPE,
+) -> StreamingHttpResponse:
     """Return the response that sends `frames`, an iterator as described above.
+
+    Args:
+        request: The request.
+        frames: The body.
+        pool: The threads that make the frames.
+        content_type: What the body is.
 
     Raises:
         Exception: Whatever making the first frame raises.
@@ -51,8 +65,8 @@ def stream_response(request: Request, frames: Iterator[bytes]) -> StreamingHttpR
     work = _Work(itertools.chain([first], frames), getattr(frames, "close", None))
     body: Any = work
     if isinstance(request._request, ASGIRequest):  # noqa: SLF001 - the only way to know
-        body = _AsyncBody(work)
-    response = StreamingHttpResponse(body, content_type=CONTENT_TYPE)
+        body = _AsyncBody(work, pool)
+    response = StreamingHttpResponse(body, content_type=content_type)
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Accel-Buffering"] = "no"
     return response
@@ -159,15 +173,16 @@ class _Work:
 class _AsyncBody:
     """The asynchronous face of `_Work`: each step in a thread of the pool."""
 
-    def __init__(self, work: _Work) -> None:
+    def __init__(self, work: _Work, pool: ThreadPoolExecutor) -> None:
         self._work = work
+        self._pool = pool
         self._step: Future[bytes] | None = None
 
     def __aiter__(self) -> _AsyncBody:
         return self
 
     async def __anext__(self) -> bytes:
-        self._step = _pool.submit(next, self._work, _END)
+        self._step = self._pool.submit(next, self._work, _END)
         frame = await asyncio.wrap_future(self._step)
         if frame is _END:
             raise StopAsyncIteration
@@ -177,4 +192,4 @@ class _AsyncBody:
         """Stop the work without waiting for it; Django calls this in any ending."""
         if self._step is not None:
             self._step.cancel()
-        _pool.submit(self._work.close)
+        self._pool.submit(self._work.close)

@@ -83,12 +83,12 @@ def params_tree(attributes: Mapping[str, Any], *, skip_system: bool) -> dict[str
     return {name: value for name, value in attributes.items() if name not in hidden}
 
 
-def artifact_tree(artifact: Artifact) -> dict[str, Any]:
+def artifact_tree(artifact: Artifact, *, uri: str) -> dict[str, Any]:
     """Return an artifact as `info` lists it; `uri` is for display only."""
     return {
         "name": artifact.path.rsplit("/", 1)[-1],
         "path": artifact.path,
-        "uri": f"blob://{artifact.key}",
+        "uri": uri,
     }
 
 

@@ -13,6 +13,7 @@ from drf_spectacular.views import SpectacularAPIView
 from rest_framework.routers import DefaultRouter
 
 from backend.api import handlers, observability, sign_in
+from backend.api.viewsets.artifacts import ArtifactViewSet
 from backend.api.viewsets.documents import (
     AppViewSet,
     DashboardViewSet,
@@ -50,6 +51,7 @@ router.register(r"runs/(?P<owner_id>[^/]+)/note", RunNoteViewSet, basename="run-
 router.register("runs", MetricBatchViewSet, basename="run-metric")
 router.register("runs", RunObjectViewSet, basename="run-object")
 router.register("runs", RunLogViewSet, basename="run-log")
+router.register("runs", ArtifactViewSet, basename="run-artifact")
 router.register("runs", RunViewSet, basename="run")
 router.register(
     r"experiments/(?P<owner_id>[^/]+)/note",

@@ -8,7 +8,6 @@ Design note: docs/subsystems/blobs.md
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -34,15 +33,10 @@ if TYPE_CHECKING:
 MAX_TRIED: Final = 16
 """Uploads of a path looked for, newest first, before it counts as missing."""
 
-MAX_OBJECT_BYTES: Final = 256 << 20
-"""A larger picture or sound reads as empty: it would have to fit into memory."""
-
-GRACE_US: Final = 24 * 3_600_000_000
+GRACE_US: Final = 48 * 3_600_000_000
 """Uploads younger than this may still be under way, whatever is known of them."""
 
 _SWEEP_BATCH: Final = 500
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +105,10 @@ def open_artifact(
         ArtifactNotFoundError: If no upload of it has arrived.
         BlobStoreError: If the blob store fails.
     """
-    for key in stored.keys:
-        try:
-            return blobs.open(key, start=start, stop=stop)
-        except BlobNotFoundError:
-            continue
-    raise ArtifactNotFoundError(path=stored.artifact.path, reason="not uploaded")
+    opened = open_first(blobs, stored.keys, start=start, stop=stop)
+    if opened is None:
+        raise ArtifactNotFoundError(path=stored.artifact.path, reason="not uploaded")
+    return opened
 
 
 def stat_artifact(blobs: BlobStore, stored: StoredArtifact) -> tuple[str, BlobStat]:
@@ -158,31 +150,20 @@ def find_object_keys(
     return found
 
 
-def read_first(blobs: BlobStore, keys: Iterable[str]) -> bytes:
-    """Return the bytes of the first of the keys that exists, empty if none does.
+def open_first(
+    blobs: BlobStore, keys: Iterable[str], *, start: int = 0, stop: int | None = None
+) -> OpenBlob | None:
+    """Open the first of the keys that exists, None if none does.
 
     Raises:
         BlobStoreError: If the blob store fails.
     """
     for key in keys:
         try:
-            with blobs.open(key) as opened:
-                if opened.stat.size <= MAX_OBJECT_BYTES:
-                    return opened.read()
-                logger.warning("blobs.object_too_large", extra={"key": key})
-                return b""
+            return blobs.open(key, start=start, stop=stop)
         except BlobNotFoundError:
             continue
-    return b""
-
-
-def read_object(store: Store, blobs: BlobStore, address: BlobAddress) -> bytes:
-    """Return an object's bytes, empty if they have not arrived.
-
-    Raises:
-        BlobStoreError: If the blob store fails.
-    """
-    return read_first(blobs, find_object_keys(store, [address])[address])
+    return None
 
 
 # --- clearing away -------------------------------------------------------------------

@@ -42,7 +42,11 @@ def test_not_ready_while_draining(client: Client, scripted_log: ScriptedLog) -> 
     get_gateway().draining = True
     response = client.get("/health/ready/")
     assert response.status_code == 503
-    assert response.json()["checks"] == {"kafka": "ok", "gateway": "draining"}
+    assert response.json()["checks"] == {
+        "kafka": "ok",
+        "gateway": "draining",
+        "blob": "ok",
+    }
 
 
 def test_metrics(client: Client) -> None:

@@ -201,6 +201,14 @@ class ObjectStepParams(serializers.Serializer[Any]):
     )
 
 
+class ArtifactParams(serializers.Serializer[Any]):
+    """Query of `artifacts/download`."""
+
+    path = serializers.CharField(
+        trim_whitespace=False, help_text="The artifact's path, as `info` lists it."
+    )
+
+
 class LogParams(serializers.Serializer[Any]):
     """Query of `logs` and `log-records`."""
 

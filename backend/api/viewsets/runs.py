@@ -10,6 +10,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from typing_extensions import override
 
+from backend import runtime
 from backend.api import schema
 from backend.api.fields import read_params
 from backend.api.serializers.base import IdStatusSerializer, StatusSerializer
@@ -34,6 +35,7 @@ from backend.api.trees import (
 )
 from backend.api.viewsets.base import StoreViewSet, now_us
 from backend.domain.runs import Run
+from backend.errors import BlobKeyError, BlobStoreError
 from backend.services import runs as service
 from backend.services import tags
 from backend.storage.engine.base import ReadTransaction
@@ -98,7 +100,7 @@ class RunViewSet(StoreViewSet):
             ),
             "props": {**props, "notes": notes},
             "artifacts": [
-                artifact_tree(artifact)
+                artifact_tree(artifact, uri=_display_uri(artifact.key))
                 for artifact in store.artifacts.list_all(tr, run.number)
             ],
         }
@@ -179,6 +181,14 @@ class RunViewSet(StoreViewSet):
             "seq": whole.seq if whole else 0,
             "part": begun,
         }
+
+
+def _display_uri(key: str) -> str:
+    """Return where a blob is; shown to people, so a failing store fails nothing."""
+    try:
+        return runtime.get_blobs().display_uri(key)
+    except (BlobStoreError, BlobKeyError):
+        return f"blob://{key}"
 
 
 class RunBatchViewSet(StoreViewSet):
