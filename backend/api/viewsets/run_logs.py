@@ -7,7 +7,7 @@ for the newest every few seconds.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -30,6 +30,14 @@ from matyan_wire.tree_stream import encode_tree
 
 _NAMES: Final = {"logs": "logs", "log_records": "__log_records"}
 """What writers call a run's one series of each kind."""
+
+_LEVELS: Final = (
+    logging.CRITICAL,
+    logging.ERROR,
+    logging.WARNING,
+    logging.INFO,
+    logging.DEBUG,
+)
 
 LAST_LINES: Final = 200
 LAST_RECORDS: Final = 1_000
@@ -61,7 +69,9 @@ class RunLogViewSet(StoreViewSet):
         log = _find_log(
             self.store, run_id, kind="log_records", steps=steps, last=LAST_RECORDS
         )
-        return stream_response(request, _records(self.store, log))
+        return stream_response(
+            request, _records(self.store, log, levels=_known_levels(request))
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +129,22 @@ def _line(payload: bytes) -> str:
     return str(decode_payload(payload))
 
 
-def _records(store: Store, log: _Log | None) -> Iterator[bytes]:
+def _known_levels(request: Request) -> Sequence[int]:
+    """Return the levels the caller knows: any other crashes the web UI's page.
+
+    Pages are told by the header that they send with every request and nobody else does.
+    """
+    return _LEVELS[1:] if "X-Timezone-Offset" in request.headers else _LEVELS
+
+
+def _records(
+    store: Store, log: _Log | None, *, levels: Sequence[int]
+) -> Iterator[bytes]:
     count = 0 if log is None else log.shown_count
     yield encode_tree({"log_records_count": count})
     for points in _pieces(store, log):
         yield b"".join(
-            encode_tree({step: _record(payload, time_us)})
+            encode_tree({step: _record(payload, time_us, levels=levels)})
             for step, payload, time_us in zip(
                 points.steps.tolist(),
                 points.payloads,
@@ -134,11 +154,11 @@ def _records(store: Store, log: _Log | None) -> Iterator[bytes]:
         )
 
 
-def _record(payload: bytes, time_us: int) -> dict[str, Any]:
+def _record(payload: bytes, time_us: int, *, levels: Sequence[int]) -> dict[str, Any]:
     record = decode_payload(payload)
     return {
         "message": record.get("message", ""),
-        "log_level": _level_name(record.get("log_level", logging.INFO)),
+        "log_level": _level_name(record.get("log_level"), known=levels),
         "timestamp": record.get("timestamp", seconds(time_us)),
         "args": record.get("args"),
         "logger_info": record.get("logger_info"),
@@ -146,11 +166,12 @@ def _record(payload: bytes, time_us: int) -> dict[str, Any]:
     }
 
 
-def _level_name(level: Any) -> str:
-    """Return one of the five levels pages know: the one at or below `level`."""
+def _level_name(level: Any, *, known: Sequence[int]) -> str:
+    """Return the name of the known level at or below `level`."""
     if isinstance(level, str):
-        return level
-    known = (logging.CRITICAL, logging.ERROR, logging.WARNING, logging.INFO)
+        level = logging.getLevelNamesMapping().get(level.upper())
+    if not isinstance(level, int | float):
+        level = logging.INFO
     floor = next((one for one in known if level >= one), logging.DEBUG)
     return logging.getLevelName(floor)
 
