@@ -29,12 +29,21 @@ API_SUFFIX: Final = "/api/v1"
 
 _VARIABLE: Final = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 _INLINE_SCRIPT: Final = re.compile(r"<script>(.*?)</script>", re.DOTALL)
-_FOREIGN_SCRIPT: Final = re.compile(r'<script (?=src="https://)')
+_RUNTIME_SCRIPT: Final = re.compile(
+    r'<script src="(https://[^"]+/pyodide\.js)"></script>'
+)
 _FOREIGN_STYLE: Final = re.compile(r'<link rel="stylesheet" href="(https://[^"]+)"/?>')
+_LATE_RUNTIME: Final = (
+    "<script>window.loadPyodide=function(options){return new Promise(function(done){"
+    'var s=document.createElement("script");s.src="%s";'
+    "s.onload=function(){done(window.loadPyodide(options))};"
+    's.onerror=function(){console.warn("Reports need "+s.src)};'
+    "document.head.appendChild(s)})}</script>"
+)
 _LATE_STYLES: Final = (
-    "<script>[{urls}].forEach(function(u)"
-    '{{var l=document.createElement("link");l.rel="stylesheet";l.href=u;'
-    "document.head.appendChild(l)}})</script>"
+    "<script>[%s].forEach(function(u)"
+    '{var l=document.createElement("link");l.rel="stylesheet";l.href=u;'
+    "document.head.appendChild(l)})</script>"
 )
 _PYODIDE: Final = "https://cdn.jsdelivr.net"
 _POLICY: Final = {
@@ -93,11 +102,16 @@ def render(template: str, *, origin: str, base_path: str) -> Page:
 
 
 def _defer_foreign(template: str) -> str:
-    html = _FOREIGN_SCRIPT.sub("<script async ", template)
+    """Return the page with scripts and styles of other sites loaded by scripts.
+
+    The UI asks for its Python runtime on every page: the stand-in fetches the real
+    loader then, which takes its place.
+    """
+    html = _RUNTIME_SCRIPT.sub(lambda found: _LATE_RUNTIME % found[1], template)
     styles = _FOREIGN_STYLE.findall(html)
     if not styles:
         return html
-    late = _LATE_STYLES.format(urls=",".join(f'"{url}"' for url in styles))
+    late = _LATE_STYLES % ",".join(f'"{url}"' for url in styles)
     return _FOREIGN_STYLE.sub("", html).replace("</head>", f"{late}</head>", 1)
 
 
