@@ -208,7 +208,8 @@ class BlobStore(ABC):
         """Return the parts that have arrived, by number.
 
         Raises:
-            MultipartNotFoundError: If there is no such upload.
+            MultipartNotFoundError: If there is no such upload, where the store can
+                tell; otherwise none have arrived.
         """
 
     @abstractmethod
@@ -217,7 +218,8 @@ class BlobStore(ABC):
 
         Raises:
             BlobLengthError: If the parts are not 1, 2, 3, … of `size` bytes in all.
-            MultipartNotFoundError: If there is no such upload, and no such blob.
+            MultipartNotFoundError: If there is no such upload, and no such blob, where
+                the store can tell.
         """
 
     @abstractmethod

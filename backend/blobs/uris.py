@@ -3,7 +3,8 @@
 A URI is a signed token of (run, path, series, step): nobody can make one for a blob
 they were not shown, and the same object has the same URI every time, so that caches
 work. It names the object, not an upload: which upload that is gets decided when it is
-used (`backend.services.blobs.find_object_keys`), after the caller's rights were checked.
+used (`backend.services.blobs.find_object_keys`), after the caller's rights were
+checked.
 
 Design note: docs/subsystems/blobs.md#uris
 """

@@ -24,7 +24,7 @@ def test_live_and_version(client: Client, settings: Any, slash: str) -> None:
 def test_ready(client: Client, scripted_log: ScriptedLog) -> None:
     response = client.get("/health/ready/")
     assert response.status_code == 200
-    assert response.json() == {"status": "ok", "checks": {"kafka": "ok"}}
+    assert response.json() == {"status": "ok", "checks": {"kafka": "ok", "blob": "ok"}}
 
 
 def test_not_ready_while_the_log_fails(
