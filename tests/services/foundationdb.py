@@ -26,6 +26,9 @@ import pytest
 
 from matyan_project.local_server import free_port
 
+BUGGIFY = "MATYAN_TEST_FDB_BUGGIFY"
+"""Set: the client makes requests fail, in every process of the tests."""
+
 
 def _program(name: str) -> str | None:
     home = os.environ.get("FDB_HOME")
@@ -169,7 +172,11 @@ def clean_cluster(required: frozenset[str]) -> Iterator[dict[str, Any]]:
         if "fdb" in required:
             pytest.fail(f"FoundationDB is required: {reason}")
         pytest.skip(f"FoundationDB: {reason}")
-    options = {"cluster_file": session_node().cluster_file, "library": library_path()}
+    options = {
+        "cluster_file": session_node().cluster_file,
+        "library": library_path(),
+        "buggify": BUGGIFY in os.environ,
+    }
     _empty(options)
     yield options
 

@@ -41,9 +41,8 @@ from backend.storage.engine.fdb_errors import READ_RETRIED, RETRIED
 from backend.storage.engine.fdb_native import (
     Buggify,
     Native,
+    Patience,
     open_database,
-    wait,
-    wait_bytes,
 )
 from backend.storage.engine.fdb_transaction import FdbReadTransaction, FdbTransaction
 from backend.storage.engine.fdb_watch import FdbWatch
@@ -60,8 +59,8 @@ _STATUS_KEY: Final = b"\xff\xff/status/json"
 class FdbEngine(Engine):
     """A store on a cluster. Thread-safe; see `Engine`.
 
-    A commit that is not answered within `timeout_s` raises `StoreUnavailableError` and
-    may have been applied.
+    A commit that is not answered within `timeout_s` raises `StoreUnavailableError`. It
+    may have been applied, or may yet be, for as long as a transaction may last.
     """
 
     def __init__(  # noqa: PLR0913 - options of one opening, all by name
@@ -111,9 +110,9 @@ class FdbEngine(Engine):
     def transact(self, fn: Callable[[Transaction], T], *, timeout_s: float = 30.0) -> T:
         deadline_s = self._clock() + timeout_s
 
-        def attempt(native: Native) -> T:
+        def attempt(native: Native, patience: Patience) -> T:
             transaction = FdbTransaction(
-                native, self.limits, self._clock, self._make_watch
+                native, patience, self.limits, self._clock, self._make_watch
             )
             try:
                 result = fn(transaction)
@@ -128,8 +127,8 @@ class FdbEngine(Engine):
     def read(self, fn: Callable[[ReadTransaction], T], *, timeout_s: float = 30.0) -> T:
         deadline_s = self._clock() + timeout_s
 
-        def attempt(native: Native) -> T:
-            transaction = FdbReadTransaction(native, self.limits, self._clock)
+        def attempt(native: Native, patience: Patience) -> T:
+            transaction = FdbReadTransaction(native, patience, self.limits, self._clock)
             try:
                 return fn(transaction)
             finally:
@@ -149,14 +148,18 @@ class FdbEngine(Engine):
             StoreUnavailableError: If the cluster does not answer within 10 s.
         """
 
-        def ask(native: Native) -> int:
-            status = json.loads(wait_bytes(native.get(_STATUS_KEY)) or b"{}")
+        def ask(native: Native, patience: Patience) -> int:
+            status = json.loads(patience.bytes_of(native.get(_STATUS_KEY)) or b"{}")
             found = status.get("cluster", {}).get("data", {})
             size = found.get("total_disk_used_bytes")
             if size is not None:
                 return int(size)
             # The status lacks it while the cluster recovers.
-            return int(wait(native.get_estimated_range_size_bytes(b"", KEY_SPACE_END)))
+            return int(
+                patience.result_of(
+                    native.get_estimated_range_size_bytes(b"", KEY_SPACE_END)
+                )
+            )
 
         deadline_s = self._clock() + _SIZE_TIMEOUT_S
         return self._run(ask, deadline_s=deadline_s, retried=READ_RETRIED)
@@ -178,7 +181,7 @@ class FdbEngine(Engine):
 
     def _run(
         self,
-        attempt: Callable[[Native], T],
+        attempt: Callable[[Native, Patience], T],
         *,
         deadline_s: float,
         retried: tuple[type[StoreError], ...],
@@ -187,11 +190,10 @@ class FdbEngine(Engine):
         while True:
             self._require_open()
             native = self._database.create_transaction()
-            left_s = deadline_s - self._clock()
-            native.options.set_timeout(max(1, int(left_s * 1000)))
             native.options.set_size_limit(self._size_limit)
+            patience = Patience(deadline_s - self._clock())
             try:
-                return attempt(native)
+                return attempt(native, patience)
             except retried:
                 # Spread, so that those who met do not meet again.
                 chosen_s = pause_s * self._random.random()

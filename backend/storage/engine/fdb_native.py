@@ -19,6 +19,7 @@ import ctypes
 import os
 import struct
 import threading
+import time
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,7 +27,7 @@ import fdb
 
 from backend.errors import StoreError, StoreUnavailableError
 from backend.storage.engine.base import KeyRange, KeyValue
-from backend.storage.engine.fdb_errors import translate
+from backend.storage.engine.fdb_errors import TIMED_OUT, translate
 
 API_VERSION: Final = 730
 
@@ -119,31 +120,59 @@ def store_error(error: Any) -> StoreError:
     )
 
 
-def wait(future: Native) -> Any:
-    """Block until `future` is ready and return what it holds.
+class Patience:
+    """Waits for futures until a moment that is the same for all of them.
 
-    Bounded by the time-out of its transaction.
-
-    Raises:
-        StoreError: What FoundationDB answered.
+    Not the client's own time-out of a transaction: a commit that one cancels may happen
+    later, after another attempt. Here an attempt ends undecided only when no other
+    follows.
     """
-    try:
-        return future.wait()
-    except fdb.FDBError as error:
-        raise store_error(error) from None
 
+    def __init__(self, timeout_s: float) -> None:
+        self._deadline_s = time.monotonic() + timeout_s
 
-def wait_bytes(future: Native) -> bytes | None:
-    """Return the bytes of a future of a value or a key, None for a missing key.
+    def result_of(self, future: Native) -> Any:
+        """Return what `future` holds once it is ready.
 
-    Raises:
-        StoreError: What FoundationDB answered.
-    """
-    try:
-        value: bytes | None = future.value
-    except fdb.FDBError as error:
-        raise store_error(error) from None
-    return value
+        Raises:
+            StoreUnavailableError: If it is not ready in time.
+            StoreError: What FoundationDB answered.
+        """
+        self.wait(future)
+        try:
+            return future.wait()
+        except fdb.FDBError as error:
+            raise store_error(error) from None
+
+    def bytes_of(self, future: Native) -> bytes | None:
+        """Return the bytes of a future of a value or a key, None for a missing key.
+
+        Raises:
+            StoreUnavailableError: If it is not ready in time.
+            StoreError: What FoundationDB answered.
+        """
+        self.wait(future)
+        try:
+            value: bytes | None = future.value
+        except fdb.FDBError as error:
+            raise store_error(error) from None
+        return value
+
+    def wait(self, future: Native) -> None:
+        """Block until `future` is ready, whatever it holds.
+
+        Raises:
+            StoreUnavailableError: If it is not ready in time.
+        """
+        if future.is_ready():
+            return
+        ready = threading.Lock()
+        ready.acquire()
+        future.on_ready(lambda _: ready.release())
+        left_s = max(self._deadline_s - time.monotonic(), 0)
+        if not ready.acquire(timeout=left_s):
+            future.cancel()
+            raise translate(TIMED_OUT, "", retryable=False, maybe_committed=False)
 
 
 class RangeRead:
@@ -158,15 +187,17 @@ class RangeRead:
         self._left = item.limit or _NO_LIMIT
         self._future = self._ask()
 
-    def pairs(self) -> list[KeyValue]:
+    def pairs(self, patience: Patience) -> list[KeyValue]:
         """Return all pairs.
 
         Raises:
+            StoreUnavailableError: If they do not arrive in time.
             StoreError: What FoundationDB answered.
         """
         found: list[KeyValue] = []
         future = self._future
         while future is not None:
+            patience.wait(future)
             address, count, more = self._arrived(future)
             raw = ctypes.string_at(address, count * _PAIR.size) if count else b""
             following = self._follow(raw, count) if more and count else None
@@ -212,7 +243,6 @@ class RangeRead:
         count = ctypes.c_int()
         more = ctypes.c_int()
         try:
-            future.block_until_ready()
             future.capi.fdb_future_get_keyvalue_array(
                 future.fpointer,
                 ctypes.byref(pairs),

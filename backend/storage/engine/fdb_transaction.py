@@ -30,7 +30,7 @@ from backend.storage.engine.bounds import (
     check_read_key,
     check_value,
 )
-from backend.storage.engine.fdb_native import Native, RangeRead, wait, wait_bytes
+from backend.storage.engine.fdb_native import Native, Patience, RangeRead
 from backend.storage.engine.fdb_watch import FdbVersionstamp, FdbWatch
 
 _IN_FLIGHT: Final = 1024
@@ -55,9 +55,14 @@ class FdbReadTransaction(ReadTransaction):
     """
 
     def __init__(
-        self, native: Native, limits: Limits, clock: Callable[[], float]
+        self,
+        native: Native,
+        patience: Patience,
+        limits: Limits,
+        clock: Callable[[], float],
     ) -> None:
         self.native = native
+        self._patience = patience
         self._limits = limits
         self._clock = clock
         self._first_read_s: float | None = None
@@ -79,7 +84,7 @@ class FdbReadTransaction(ReadTransaction):
     def get(self, key: bytes, *, snapshot: bool = False) -> bytes | None:
         self._begin_read()
         future = self._ask(key, snapshot=snapshot)
-        return None if future is None else wait_bytes(future)
+        return None if future is None else self._patience.bytes_of(future)
 
     @override
     def get_many(
@@ -92,7 +97,10 @@ class FdbReadTransaction(ReadTransaction):
                 self._ask(key, snapshot=snapshot)
                 for key in keys[start : start + _IN_FLIGHT]
             ]
-            found += [None if item is None else wait_bytes(item) for item in futures]
+            found += [
+                None if item is None else self._patience.bytes_of(item)
+                for item in futures
+            ]
         return found
 
     @override
@@ -123,7 +131,9 @@ class FdbReadTransaction(ReadTransaction):
                 else None
                 for item in ranges[start : start + _IN_FLIGHT]
             ]
-            found += [[] if read is None else read.pairs() for read in reads]
+            found += [
+                [] if read is None else read.pairs(self._patience) for read in reads
+            ]
         return found
 
     def _ask(self, key: bytes, *, snapshot: bool) -> Native | None:
@@ -157,11 +167,12 @@ class FdbTransaction(FdbReadTransaction, Transaction):
     def __init__(
         self,
         native: Native,
+        patience: Patience,
         limits: Limits,
         clock: Callable[[], float],
         make_watch: Callable[[Native], FdbWatch],
     ) -> None:
-        super().__init__(native, limits, clock)
+        super().__init__(native, patience, limits, clock)
         self.writes = False
         self._make_watch = make_watch
         self._watches: list[FdbWatch] = []
@@ -229,7 +240,7 @@ class FdbTransaction(FdbReadTransaction, Transaction):
         if begin < end:
             self._begin_read()
             # Conflicts count from the version that the transaction reads.
-            wait(self.native.get_read_version())
+            self._patience.result_of(self.native.get_read_version())
             self.native.add_read_conflict_range(begin, end)
 
     @override
@@ -248,7 +259,7 @@ class FdbTransaction(FdbReadTransaction, Transaction):
 
     @override
     def approximate_size(self) -> int:
-        size: int = wait(self.native.get_approximate_size())
+        size: int = self._patience.result_of(self.native.get_approximate_size())
         return size
 
     def commit(self) -> None:
@@ -261,12 +272,12 @@ class FdbTransaction(FdbReadTransaction, Transaction):
             return
         if self._stamp is not None and self.writes:
             self._stamp_future = self.native.get_versionstamp()
-        wait(self.native.commit())
+        self._patience.result_of(self.native.commit())
 
     def committed(self) -> None:
         """Fulfil what waits for the commit."""
         if self._stamp is not None and self._stamp_future is not None:
-            self._stamp.resolve(wait_bytes(self._stamp_future))
+            self._stamp.resolve(self._patience.bytes_of(self._stamp_future))
         for watch in self._watches:
             watch.activate()
 

@@ -124,6 +124,19 @@ def increment(engine: Engine, key: str, times: int) -> None:
         engine.transact(step, timeout_s=PATIENCE_S)
 
 
+def append_once(engine: Engine, name: str, times: int) -> None:
+    """Add up numbers in a way that a repeated commit does not change."""
+    last_key, sum_key = f"{name}/last".encode(), f"{name}/sum".encode()
+
+    def step(tr: Transaction, number: int) -> None:
+        if int(tr.get(last_key) or b"-1") < number:
+            tr.add(sum_key, number)
+            tr.set(last_key, b"%d" % number)
+
+    for number in range(times):
+        engine.transact(lambda tr: step(tr, number), timeout_s=PATIENCE_S)  # noqa: B023
+
+
 def add(engine: Engine, key: str, times: int) -> None:
     for _ in range(times):
         engine.transact(lambda tr: tr.add(key.encode(), 1))

@@ -8,6 +8,8 @@ import pytest
 
 from backend.errors import StoreError
 
+pytestmark = pytest.mark.exact
+
 STAMP_BYTES = 10
 
 

@@ -11,6 +11,8 @@ import pytest
 from backend.errors import StoreError, TransactionConflictError
 from backend.storage.engine.base import Engine, Transaction
 
+pytestmark = pytest.mark.exact
+
 PATIENCE_S = 30
 
 

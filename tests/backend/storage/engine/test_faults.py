@@ -20,6 +20,7 @@ def add_one(engine) -> int:
     return len(attempts)
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize(
     ("fault", "attempts", "stored"),
     [
@@ -37,6 +38,7 @@ def test_a_fault_is_retried(subject, fault, attempts, stored):
     assert faults.fired[fault] >= 1
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize(
     ("odds", "error", "applied"),
     [
@@ -60,6 +62,7 @@ def test_transactions_that_write_nothing_meet_no_fault(subject):
     assert not faults.fired
 
 
+@pytest.mark.exact
 def test_faults_can_be_planned_later(subject):
     faults = FaultInjector()
     engine = subject.open(faults=faults)

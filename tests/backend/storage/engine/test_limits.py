@@ -141,6 +141,7 @@ def test_reads_and_commits_of_an_old_transaction_are_refused(subject):
     assert engine.read(lambda tr: tr.get(b"k")) is None
 
 
+@pytest.mark.exact
 def test_a_transaction_that_was_too_old_once_is_run_again(subject):
     clock = Clock()
     engine = subject.open(clock=clock)

@@ -13,6 +13,7 @@ from backend.errors import StoreClosedError
 pytestmark = pytest.mark.e2e
 
 
+@pytest.mark.exact
 def test_processes_that_read_and_set_count_exactly(engine, children):
     started = [children.start("increment", "count", 40) for _ in range(3)]
     for _ in range(20):
@@ -99,6 +100,7 @@ def test_a_writer_killed_at_any_moment_leaves_whole_transactions(
         assert len(unanswered) <= 4
 
 
+@pytest.mark.exact
 def test_writers_killed_next_to_each_other_leave_the_others_alive(engine, children):
     survivor = children.start("increment", "count", 150)
     for _ in range(3):

@@ -99,6 +99,7 @@ def replace_content(engine: Engine, content: dict[bytes, bytes]) -> None:
     engine.transact(write)
 
 
+@pytest.mark.exact
 @given(
     content=st.dictionaries(KEYS, VALUES, max_size=20),
     steps=st.lists(STEPS, max_size=30),
@@ -117,6 +118,7 @@ def test_a_transaction_behaves_like_a_dictionary(engine, content, steps):
     assert stored == sorted(expected.items())
 
 
+@pytest.mark.exact
 def test_own_writes_are_seen_before_the_commit_and_by_nobody_else(subject):
     engine, other = subject.open(), subject.open()
     engine.transact(lambda tr: tr.set(b"b", b"old"))
