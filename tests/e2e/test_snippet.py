@@ -32,7 +32,7 @@ print(run.hash)
 
 def _run_snippet(python: Path | str, url: str) -> str:
     done = subprocess.run(
-        [str(python), "-c", SNIPPET.format(url=url)],
+        [str(python), "-I", "-c", SNIPPET.format(url=url)],
         capture_output=True,
         text=True,
         timeout=90,
@@ -142,7 +142,7 @@ print(json.dumps({{
 }}))
 """
     done = subprocess.run(
-        [public_client_python, "-c", script],
+        [public_client_python, "-I", "-c", script],
         capture_output=True,
         text=True,
         timeout=60,
