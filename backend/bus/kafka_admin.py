@@ -34,6 +34,7 @@ from confluent_kafka.admin import (
 
 from backend.bus.kafka_errors import (
     DENIED,
+    SILENCE,
     UNKNOWN_TOPIC,
     UNSEEN,
     error_of,
@@ -44,6 +45,9 @@ from backend.bus.kafka_settings import Connection
 from backend.errors import EventLogUnavailableError
 
 ANSWER_S: Final = 10.0
+_FUTURE_SLACK_S: Final = 2.0
+_TOPIC_ALREADY_EXISTS: Final = KafkaError.TOPIC_ALREADY_EXISTS
+_INVALID_PARTITIONS: Final = KafkaError.INVALID_PARTITIONS
 
 Place = tuple[str, int]
 """Kafka's topic name and partition."""
@@ -73,6 +77,7 @@ class KafkaAdmin:
         self._connection = connection
         self._lock = threading.Lock()
         self._opened: AdminClient | None = None
+        self._trouble = ""
         self._cluster_id = ""
 
     def cluster_id(self, *, timeout_s: float = ANSWER_S) -> str:
@@ -81,7 +86,7 @@ class KafkaAdmin:
             future = self._ask(
                 lambda client: client.describe_cluster(request_timeout=timeout_s)
             )
-            self._cluster_id = _answer(future, timeout_s).cluster_id or "kafka"
+            self._cluster_id = self._answer(future, timeout_s).cluster_id or "kafka"
         return self._cluster_id
 
     def describe(
@@ -97,7 +102,7 @@ class KafkaAdmin:
         )
         found = {}
         for name, future in futures.items():
-            answer = _answer(future, timeout_s, passing=UNKNOWN_TOPIC)
+            answer = self._answer(future, timeout_s, passing=UNKNOWN_TOPIC)
             if answer is not None:
                 found[name] = _description(answer)
         return found
@@ -114,7 +119,7 @@ class KafkaAdmin:
             resource.name: {
                 key: entry.value
                 for key, entry in (
-                    _answer(future, passing=DENIED | UNKNOWN_TOPIC) or {}
+                    self._answer(future, passing=DENIED | UNKNOWN_TOPIC) or {}
                 ).items()
             }
             for resource, future in futures.items()
@@ -136,7 +141,7 @@ class KafkaAdmin:
             )
         )
         exists = frozenset({_TOPIC_ALREADY_EXISTS})
-        _answer(futures[name], passing=exists, topic=name)
+        self._answer(futures[name], passing=exists, topic=name)
 
     def grow(self, name: str, *, partitions: int) -> None:
         """Raise a topic's number of partitions, unless somebody else just did."""
@@ -147,7 +152,7 @@ class KafkaAdmin:
             )
         )
         passing = frozenset({_INVALID_PARTITIONS})
-        _answer(futures[name], passing=passing, topic=name)
+        self._answer(futures[name], passing=passing, topic=name)
 
     def set_config(self, name: str, config: Mapping[str, str]) -> bool:
         """Change some of a topic's settings; return whether that is allowed."""
@@ -163,7 +168,7 @@ class KafkaAdmin:
         )
         (future,) = futures.values()
         denied = object()
-        return _answer(future, passing=DENIED, instead=denied) is not denied
+        return self._answer(future, passing=DENIED, instead=denied) is not denied
 
     def offsets(self, places: Sequence[Place], *, newest: bool) -> dict[Place, int]:
         """Return each partition's end, or the offset of its oldest record."""
@@ -188,7 +193,7 @@ class KafkaAdmin:
                 [asked], request_timeout=ANSWER_S
             )
         )
-        answer = _answer(futures[group])
+        answer = self._answer(futures[group])
         return {
             (found.topic, found.partition): found.offset
             for found in answer.topic_partitions
@@ -207,10 +212,35 @@ class KafkaAdmin:
         )
         starts = {}
         for where, future in futures.items():
-            answer = _answer(future, passing=DENIED)
+            answer = self._answer(future, passing=DENIED)
             if answer is not None:
                 starts[where.topic, where.partition] = answer.low_watermark
         return starts
+
+    def _answer(
+        self,
+        future: Future[Any],
+        timeout_s: float = ANSWER_S,
+        *,
+        passing: frozenset[int] = frozenset(),
+        instead: object = None,
+        topic: str | None = None,
+    ) -> Any:
+        """Return the cluster's answer, `instead` where it is one of `passing`."""
+        try:
+            return future.result(timeout_s + _FUTURE_SLACK_S)
+        except KafkaException as error:
+            code = error_of(error).code()
+            if code in passing:
+                return instead
+            if code in UNSEEN:
+                raise _UnseenError(reason="no leader is known") from error
+            if code in SILENCE and self._hear_trouble():
+                raise EventLogUnavailableError(reason=self._trouble) from error
+            raise translate(error, topic=topic) from error
+        except FutureTimeoutError:
+            reason = self._hear_trouble() or f"no answer within {timeout_s} s"
+            raise EventLogUnavailableError(reason=reason) from None
 
     def _offsets(self, places: Sequence[Place], *, newest: bool) -> dict[Place, int]:
         spec: Any = OffsetSpec  # its constructors have no types
@@ -220,7 +250,7 @@ class KafkaAdmin:
             lambda client: client.list_offsets(asked, request_timeout=ANSWER_S)
         )
         return {
-            (where.topic, where.partition): _answer(future).offset
+            (where.topic, where.partition): self._answer(future).offset
             for where, future in futures.items()
         }
 
@@ -234,10 +264,20 @@ class KafkaAdmin:
     def _client(self) -> AdminClient:
         with self._lock:
             if self._opened is None:
-                self._opened = AdminClient(
-                    self._connection.properties(), logger=library_log
-                )
+                properties = self._connection.properties()
+                properties["error_cb"] = self._note
+                self._opened = AdminClient(properties, logger=library_log)
             return self._opened
+
+    def _hear_trouble(self) -> str:
+        """Return what the library has said about the connection meanwhile."""
+        # A refused password, for example, reaches the caller as a time-out only.
+        self._trouble = ""
+        self._client().poll(0)
+        return self._trouble
+
+    def _note(self, error: KafkaError) -> None:
+        self._trouble = f"{error.name()}: {error.str()}"
 
     def _ask(self, call: Any) -> Any:
         try:
@@ -248,34 +288,6 @@ class KafkaAdmin:
 
 class _UnseenError(EventLogUnavailableError):
     """The client library does not know who leads a partition."""
-
-
-_TOPIC_ALREADY_EXISTS: Final = KafkaError.TOPIC_ALREADY_EXISTS
-_INVALID_PARTITIONS: Final = KafkaError.INVALID_PARTITIONS
-_FUTURE_SLACK_S: Final = 2.0
-
-
-def _answer(
-    future: Future[Any],
-    timeout_s: float = ANSWER_S,
-    *,
-    passing: frozenset[int] = frozenset(),
-    instead: object = None,
-    topic: str | None = None,
-) -> Any:
-    """Return the cluster's answer, `instead` where it is one of `passing`."""
-    try:
-        return future.result(timeout_s + _FUTURE_SLACK_S)
-    except KafkaException as error:
-        code = error_of(error).code()
-        if code in passing:
-            return instead
-        if code in UNSEEN:
-            raise _UnseenError(reason="no leader is known") from error
-        raise translate(error, topic=topic) from error
-    except FutureTimeoutError:
-        reason = f"no answer within {timeout_s} s"
-        raise EventLogUnavailableError(reason=reason) from None
 
 
 def _description(answer: Any) -> Description:

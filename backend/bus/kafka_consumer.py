@@ -30,8 +30,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message
 from confluent_kafka import Consumer as Library
-from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as LibraryPartition
 from typing_extensions import override
 
@@ -57,6 +57,9 @@ SLICE_S: Final = 0.05
 """The library cannot be woken: a waiting poll looks up this often."""
 
 PROBE_S: Final = 1.0
+VERIFY_S: Final = 5.0
+"""How often a member looks whether its topics are still the same ones."""
+
 COMMIT_RETRY_S: Final = 0.05
 COMMIT_PATIENCE_S: Final = 1.0
 MOST_AT_ONCE: Final = 64
@@ -105,6 +108,7 @@ class KafkaConsumer(Consumer):
         self._closed = False
         self._paused = False
         self._trouble = ""
+        self._verified_s = time.monotonic()
         # Next offset to deliver; None until the first record or a rewind tells.
         self._owned: dict[TopicPartition, int | None] = {}
         # Lowest offset that this ownership may commit.
@@ -132,6 +136,7 @@ class KafkaConsumer(Consumer):
         deadline = time.monotonic() + timeout_s
         self._resume()
         self._store_waiting()
+        self._verify_identities_if_due()
         while True:
             left_s = deadline - time.monotonic()
             self._fetch(max_records, max_bytes, min(SLICE_S, max(0.0, left_s)))
@@ -314,12 +319,12 @@ class KafkaConsumer(Consumer):
         if offset > expected:
             return self._is_after_gap(where, expected, offset)
         if offset < expected:
-            return self._is_of_new_topic(where, expected)
-        return True
+            self._verified_s = float("-inf")
+        return offset == expected
 
     def _is_first(self, where: TopicPartition, offset: int) -> bool:
         committed = self._committed(where)
-        self._floor[where] = max(0, committed)
+        self._floor[where] = min(max(0, committed), offset)
         if 0 <= committed < offset:
             self._tell_lost(where, committed, offset)
         return True
@@ -333,14 +338,28 @@ class KafkaConsumer(Consumer):
         self._seek(where, expected)
         return False
 
-    def _is_of_new_topic(self, where: TopicPartition, expected: int) -> bool:
-        before = self._log_id(where.topic)
-        self._log_ids.pop(where.topic, None)
-        if self._log_id(where.topic) == before:
-            return False
-        extra = {"topic": where.topic, "partition": where.partition}
-        logger.warning("eventlog.topic_made_again", extra=extra | {"at": expected})
-        return True
+    def _verify_identities_if_due(self) -> None:
+        if time.monotonic() - self._verified_s >= VERIFY_S:
+            self._verify_identities()
+
+    def _verify_identities(self) -> None:
+        """Start over with topics that were deleted and made again.
+
+        Until this is noticed, their records carry the old identity, under which the
+        store passes over them; so they are all read again.
+        """
+        self._verified_s = time.monotonic()
+        for name, before in list(self._log_ids.items()):
+            if self._topics.get(name, fresh=True).log_id == before:
+                continue
+            logger.warning("eventlog.topic_made_again", extra={"topic": name})
+            self._log_ids.pop(name, None)
+            for where in [w for w in self._owned if w.topic == name]:
+                self._drop_ahead([where])
+                self._owned[where] = None
+                self._floor.pop(where, None)
+                self._waiting.pop(where, None)
+                self._seek(where, OFFSET_BEGINNING)
 
     def _tell_lost(self, where: TopicPartition, expected: int, offset: int) -> None:
         extra = {

@@ -7,9 +7,11 @@ a password.
 from __future__ import annotations
 
 import logging
+import time
 from typing import Final
 
 from confluent_kafka import KafkaError, KafkaException
+from typing_extensions import override
 
 from backend.errors import EventLogError, EventLogUnavailableError, RecordTooLargeError
 
@@ -29,6 +31,15 @@ UNSEEN: Final = frozenset(
         KafkaError._NOENT,  # noqa: SLF001 - the library's local error codes
         KafkaError.LEADER_NOT_AVAILABLE,
         KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+    }
+)
+SILENCE: Final = frozenset(
+    {
+        KafkaError._TIMED_OUT,  # noqa: SLF001 - the library's local error codes
+        KafkaError._TRANSPORT,  # noqa: SLF001 - the library's local error codes
+        KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001 - the library's local error codes
     }
 )
 LOST_MEMBERSHIP: Final = frozenset(
@@ -51,8 +62,38 @@ DENIED: Final = frozenset(
 library_log: Final = logging.getLogger("backend.bus.kafka.library")
 """Where the client library writes. Most of it is about brokers coming and going."""
 
-# Remarks on settings, at each opening: they were chosen knowingly.
-library_log.addFilter(lambda record: not record.getMessage().startswith("CONFWARN"))
+REPEAT_S: Final = 30.0
+
+
+class Once(logging.Filter):
+    """Lets a text through once in `REPEAT_S`: the library tells of every attempt.
+
+    Left out altogether: remarks on settings, which were chosen knowingly, and that
+    purging a client, which is then thrown away, leaves a gap.
+    """
+
+    LEFT_OUT: Final = ("CONFWARN", "Purged in ")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told_s: dict[str, float] = {}
+
+    @override
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage().partition(" (after ")[0]
+        now_s = time.monotonic()
+        if any(part in text for part in self.LEFT_OUT) or self._was_told(text, now_s):
+            return False
+        if len(self._told_s) > 1_000:
+            self._told_s.clear()
+        self._told_s[text] = now_s
+        return True
+
+    def _was_told(self, text: str, now_s: float) -> bool:
+        return now_s - self._told_s.get(text, float("-inf")) < REPEAT_S
+
+
+library_log.addFilter(Once())
 
 
 def error_of(error: KafkaException | KafkaError) -> KafkaError:

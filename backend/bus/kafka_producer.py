@@ -124,7 +124,11 @@ class Shipment:
 
     def serve(self, timeout_s: float) -> None:
         """Settle what the brokers have answered; wait for something if nothing is."""
-        self._library.poll(timeout_s)
+        try:
+            self._library.poll(timeout_s)
+        except KafkaException as error:
+            # Also how the library tells of errors it cannot recover from.
+            self.failure = self.failure or translate(error)
 
     def oldest_s(self) -> float | None:
         """Return when the oldest parcel in flight was queued."""
@@ -141,7 +145,7 @@ class Shipment:
             self._parcels.clear()
         for parcel in left:
             self._on_settled(parcel, None, error)
-        self._library.poll(0)
+        self.serve(0)
 
     def _report(
         self, number: int, topic: KnownTopic, error: KafkaError | None, message: Any
@@ -309,12 +313,20 @@ class KafkaProducer(Producer):
 
     def _run(self) -> None:
         while not self._ending.is_set():
-            self._shipment.serve(0.01 if self._unaddressed else SERVE_S)
-            self._address()
-            error = self._reason_to_give_up()
-            if error is not None:
-                self._give_up(error)
+            try:
+                self._turn()
+            except Exception:
+                # Futures that nobody resolves would be worse than anything.
+                logger.exception("eventlog.producer_failed")
+                self._ending.wait(SERVE_S)
         self._give_up(EventLogUnavailableError(reason="closed before confirmed"))
+
+    def _turn(self) -> None:
+        self._shipment.serve(0.01 if self._unaddressed else SERVE_S)
+        self._address()
+        error = self._reason_to_give_up()
+        if error is not None:
+            self._give_up(error)
 
     def _reason_to_give_up(self) -> EventLogError | None:
         failure = self._shipment.failure

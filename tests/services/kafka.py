@@ -13,8 +13,17 @@ import socket
 import subprocess
 import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
 
 from matyan_project import env
 from matyan_project.local_server import free_port
@@ -41,9 +50,11 @@ _POM = f"""\
 _PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listeners={protocol}://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
+advertised.listeners={protocol}://127.0.0.1:{port}
+inter.broker.listener.name={protocol}
 controller.listener.names=CONTROLLER
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,{protocol}:{protocol}
 controller.quorum.voters=1@127.0.0.1:{controller_port}
 log.dirs={directory}/log
 offsets.topic.replication.factor=1
@@ -51,11 +62,25 @@ offsets.topic.num.partitions=1
 transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
 group.initial.rebalance.delay.ms=0
+broker.session.timeout.ms=2000
+broker.heartbeat.interval.ms=200
 group.min.session.timeout.ms=1000
 auto.create.topics.enable=false
 num.network.threads=2
 num.io.threads=2
 """
+
+_SECURITY = """\
+ssl.keystore.location={directory}/broker.p12
+ssl.keystore.password={password}
+ssl.keystore.type=PKCS12
+ssl.truststore.location={directory}/ca.pem
+ssl.truststore.type=PEM
+sasl.enabled.mechanisms=PLAIN
+sasl.mechanism.inter.broker.protocol=PLAIN
+listener.name.sasl_ssl.plain.sasl.jaas.config={jaas}
+"""
+_KEYSTORE_PASSWORD = "test-only"  # noqa: S105 - protects nothing
 
 
 def missing() -> str:
@@ -70,10 +95,17 @@ class KafkaBroker:
     """One broker in a directory of its own, on 127.0.0.1.
 
     Use as a context manager. `kill` and `start` take it down and up with its data.
+
+    Args:
+        directory: Where it keeps everything.
+        users: Names and passwords; given, it speaks TLS and asks for one of them.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(
+        self, directory: Path, *, users: Mapping[str, str] | None = None
+    ) -> None:
         self._directory = directory
+        self._users = users or {}
         self._process: subprocess.Popen[bytes] | None = None
         self._external = os.environ.get("MATYAN_TEST_KAFKA", "")
         self._port = free_port()
@@ -95,13 +127,16 @@ class KafkaBroker:
         """Fetch the jars and format the log directory."""
         _fetch_jars()
         self._directory.mkdir(parents=True, exist_ok=True)
-        self._properties.write_text(
-            _PROPERTIES.format(
-                port=self._port,
-                controller_port=free_port(),
-                directory=self._directory,
-            )
+        properties = _PROPERTIES.format(
+            protocol="SASL_SSL" if self._users else "PLAINTEXT",
+            port=self._port,
+            controller_port=free_port(),
+            directory=self._directory,
         )
+        if self._users:
+            self._make_certificate()
+            properties += self._security()
+        self._properties.write_text(properties)
         cluster_id = uuid.uuid4().hex[:22]
         self._java("kafka.tools.StorageTool", "format", "-t", cluster_id, "-c")
 
@@ -121,16 +156,45 @@ class KafkaBroker:
                 raise RuntimeError((self._directory / "broker.out").read_text()[-4000:])
             time.sleep(0.1)
 
+    def ensure_running(self) -> None:
+        """Start it if it is down."""
+        if self._process is None or self._process.poll() is not None:
+            self.start()
+
     def kill(self) -> None:
         """Kill -9 the broker."""
         self._signal(signal.SIGKILL)
 
     def pause(self) -> None:
-        """Stop the broker's clock, so to say."""
+        """Stop the broker's clock, so to say; every thread of it has stopped."""
         self._signal(signal.SIGSTOP, wait=False)
+        if self._process is not None:
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WNOWAIT)
 
     def resume(self) -> None:
         self._signal(signal.SIGCONT, wait=False)
+
+    def delete_topic(self, name: str) -> None:
+        """Delete a topic of the cluster."""
+        admin = self._admin()
+        (future,) = admin.delete_topics([name]).values()
+        future.result(20)
+
+    def alter_topic(self, name: str, config: Mapping[str, str]) -> None:
+        """Change settings of a topic of the cluster, as an operator would."""
+        entries = [
+            ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
+            for key, value in config.items()
+        ]
+        resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=entries)
+        admin = self._admin()
+        (future,) = admin.incremental_alter_configs([resource]).values()
+        future.result(20)
+
+    @property
+    def ca_file(self) -> Path:
+        """The certificate that signed the broker's."""
+        return self._directory / "ca.pem"
 
     def __enter__(self) -> KafkaBroker:
         if not self._external:
@@ -149,6 +213,39 @@ class KafkaBroker:
     @property
     def _properties(self) -> Path:
         return self._directory / "server.properties"
+
+    def _admin(self) -> AdminClient:
+        return AdminClient({"bootstrap.servers": self.bootstrap_servers})
+
+    def _make_certificate(self) -> None:
+        store = ["-keystore", str(self._directory / "broker.p12"), "-alias", "broker"]
+        store += ["-storepass", _KEYSTORE_PASSWORD]
+        subprocess.run(
+            [
+                *["keytool", "-genkeypair", *store, "-storetype", "PKCS12"],
+                *["-keyalg", "EC", "-dname", "CN=127.0.0.1"],
+                *["-ext", "SAN=IP:127.0.0.1"],
+            ],
+            check=True,
+            capture_output=True,
+            timeout=60,
+        )
+        subprocess.run(
+            ["keytool", "-exportcert", "-rfc", *store, "-file", str(self.ca_file)],
+            check=True,
+            capture_output=True,
+            timeout=60,
+        )
+
+    def _security(self) -> str:
+        own, password = next(iter(self._users.items()))
+        users = " ".join(f'user_{n}="{p}"' for n, p in self._users.items())
+        return _SECURITY.format(
+            directory=self._directory,
+            password=_KEYSTORE_PASSWORD,
+            jaas="org.apache.kafka.common.security.plain.PlainLoginModule required "
+            f'username="{own}" password="{password}" {users};',
+        )
 
     def _java(self, *words: str) -> None:
         subprocess.run(
