@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -15,31 +18,56 @@ class DataDirInUseError(Exception):
 class DataDirLock:
     """An exclusive lock on a data directory, held while the object is open.
 
-    The kernel drops the lock when the process ends, however it ends, so no stale lock
-    can remain.
+    The kernel drops the lock when the process ends, however it ends, and every child
+    that was given `descriptor`: after a kill -9 of the owner, what it had started may
+    need some seconds to finish and keeps the lock so long.
+
+    Args:
+        directory: The data directory, made if it is missing.
+        patience_s: How long to wait for the children of an owner that is gone.
+        say: Told, once, that it waits.
 
     Raises:
         DataDirInUseError: If another process holds it.
         OSError: If the directory cannot be made or written.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        patience_s: float = 0.0,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._path = directory / "up.lock"
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        self.descriptor = os.open(directory / "up.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            owner = os.read(self._descriptor, 32).decode(errors="replace").strip()
-            os.close(self._descriptor)
-            msg = (
-                f"{directory} is in use by another `manage.py up`"
-                f"{f' (process {owner})' if owner else ''}. "
-                "Stop that one, or choose another directory with --data-dir."
-            )
-            raise DataDirInUseError(msg) from None
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+            self._wait(directory, time.monotonic() + patience_s, say)
+        except BaseException:
+            os.close(self.descriptor)
+            raise
+        # Only a hint for people: a full disk does not matter.
+        with contextlib.suppress(OSError):
+            os.ftruncate(self.descriptor, 0)
+            os.pwrite(self.descriptor, f"{os.getpid()}\n".encode(), 0)
+
+    def _wait(
+        self, directory: Path, deadline_s: float, say: Callable[[str], None]
+    ) -> None:
+        told = False
+        while not _try_lock(self.descriptor):
+            owner = os.pread(self.descriptor, 32, 0).decode(errors="replace").strip()
+            if _is_alive(owner) or time.monotonic() >= deadline_s:
+                msg = (
+                    f"{directory} is in use by another `manage.py up`"
+                    f"{f' (process {owner})' if owner else ''}. "
+                    "Stop that one, or choose another directory with --data-dir."
+                )
+                raise DataDirInUseError(msg)
+            if not told:
+                told = True
+                say(f"waiting for the processes that `up` (process {owner}) left")
+            time.sleep(0.1)
 
     def __enter__(self) -> DataDirLock:
         return self
@@ -50,4 +78,23 @@ class DataDirLock:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        os.close(self._descriptor)
+        os.close(self.descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _is_alive(owner: str) -> bool:
+    # Unknown counts as alive: nothing is waited for then.
+    try:
+        os.kill(int(owner), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, ValueError):
+        return True
+    return True

@@ -66,6 +66,7 @@ class Supervisor:
         services: What to run, in the order of starting.
         say: Takes one line of text for people.
         stop_timeout_s: Bound on each stopping group before kill -9.
+        kept_open: Descriptors every child inherits.
     """
 
     def __init__(
@@ -74,10 +75,12 @@ class Supervisor:
         *,
         say: Callable[[str], None],
         stop_timeout_s: float = 15.0,
+        kept_open: Sequence[int] = (),
     ) -> None:
         self._services = services
         self._say = say
         self._stop_timeout_s = stop_timeout_s
+        self._kept_open = kept_open
         self._children: list[_Child] = []
         self._stopping = threading.Event()
         self._read_end, self._write_end = os.pipe()
@@ -141,7 +144,7 @@ class Supervisor:
             env=environ,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            pass_fds=(self._read_end,),
+            pass_fds=(self._read_end, *self._kept_open),
         )
 
     def _tend(self, child: _Child, *, now: float) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -75,6 +76,21 @@ def test_no_child_outlives_a_killed_supervisor(server):
     pids = list(_children(server).values())
     server.stop(number=signal.SIGKILL)
     assert _eventually(lambda: not any(map(psutil.pid_exists, pids)))
+
+
+def test_a_new_up_waits_for_what_a_killed_one_left(server):
+    child = psutil.Process(_children(server)["runworker control"])
+    child.suspend()
+    server.stop(number=signal.SIGKILL)
+    with ThreadPoolExecutor(1) as threads:
+        starting = threads.submit(server.start)
+        try:
+            assert _eventually(lambda: "waiting for the proc" in server.printed())
+        finally:
+            child.resume()
+        starting.result()
+    assert _eventually(lambda: server.printed().count("ready in") == 2)
+    assert not child.is_running()
 
 
 def test_a_crashed_child_is_named_and_restarted(server):

@@ -19,6 +19,8 @@ from matyan_project.data_dir import DataDirInUseError, DataDirLock
 from matyan_project.supervisor import Service, Supervisor
 
 READY_TIMEOUT_S = 60.0
+ORPHANS_TIMEOUT_S = 25.0
+"""Children that lost their parent end within 20 s (`matyan_project.lifeline`)."""
 
 
 class Command(BaseCommand):
@@ -54,7 +56,9 @@ class Command(BaseCommand):
         except access.UnsafeListenError as error:
             raise CommandError(str(error)) from None
         try:
-            lock = DataDirLock(settings.DATA_DIR)
+            lock = DataDirLock(
+                settings.DATA_DIR, patience_s=ORPHANS_TIMEOUT_S, say=self._say
+            )
         except DataDirInUseError as error:
             raise CommandError(str(error)) from None
         except OSError as error:
@@ -68,7 +72,12 @@ class Command(BaseCommand):
                 _require_free(host, gateway_port, option="--frontier-port")
             call_command("migrate", verbosity=0, interactive=False)
             services = _services(host, port, gateway_port, workers=options["workers"])
-            self._run(Supervisor(services, say=self._say), services, started)
+            # The children keep the lock: killed -9, this process leaves them to finish,
+            # and the next one has to wait for the ports and partitions they hold.
+            supervisor = Supervisor(
+                services, say=self._say, kept_open=[lock.descriptor]
+            )
+            self._run(supervisor, services, started)
 
     def _run(
         self, supervisor: Supervisor, services: list[Service], started: float
