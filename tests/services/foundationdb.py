@@ -161,17 +161,23 @@ class FoundationDbNode:
         self.kill()
 
 
+def require(required: frozenset[str]) -> None:
+    """Skip the test where there is no FoundationDB; fail if it is in `required`."""
+    reason = missing()
+    if not reason:
+        return
+    if "fdb" in required:
+        pytest.fail(f"FoundationDB is required: {reason}")
+    pytest.skip(f"FoundationDB: {reason}")
+
+
 @contextmanager
 def clean_cluster(required: frozenset[str]) -> Iterator[dict[str, Any]]:
     """Yield the engine's options for an empty store on the session's one node.
 
-    Skips the test where there is no FoundationDB, fails it if `required` has "fdb".
+    Where there is none, see `require`.
     """
-    reason = missing()
-    if reason:
-        if "fdb" in required:
-            pytest.fail(f"FoundationDB is required: {reason}")
-        pytest.skip(f"FoundationDB: {reason}")
+    require(required)
     options = {
         "cluster_file": session_node().cluster_file,
         "library": library_path(),

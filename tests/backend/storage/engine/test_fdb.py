@@ -277,10 +277,7 @@ def test_idempotent_writes_come_out_right_under_buggify(fdb, attempt):
 
 @pytest.fixture
 def node(tmp_path: Path, required_services: frozenset[str]):
-    reason = foundationdb.missing()
-    if reason:
-        missing = pytest.fail if "fdb" in required_services else pytest.skip
-        missing(f"FoundationDB: {reason}")
+    foundationdb.require(required_services)
     started = FoundationDbNode(tmp_path)
     if not started.can_be_killed:
         pytest.skip("A cluster of somebody else is not killed")
