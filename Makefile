@@ -5,7 +5,7 @@ SERVER := matyan_project frontier backend workers
 SDK := client/src/matyan_client client/src/matyan_wire
 OPTIONS ?=
 
-.PHONY: help setup up demo test test-chaos check lint format bench docs clean
+.PHONY: help setup up demo test test-blobs test-chaos check lint format bench docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,7 +29,11 @@ demo: setup ## train the example against a server and show what it found
 
 test: setup ## the default suite, about two minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r examples/requirements.txt
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not chaos and not slow and not kafka" $(OPTIONS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not chaos and not slow and not kafka and not s3 and not azure" $(OPTIONS)
+
+test-blobs: setup ## blob stores on S3 and Azure servers; needs Java, Maven, npm
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-azure.txt
+	$(BIN)/python -m pytest -m "s3 or azure" --require=s3,azure $(OPTIONS)
 
 test-chaos: setup ## processes killed under load, memory bounds: some minutes
 	$(BIN)/python -m pytest -m "chaos or slow" $(OPTIONS)

@@ -28,7 +28,7 @@ HOME = env.BASE_DIR / ".cache" / f"s3proxy-{VERSION}"
 JAR = HOME / f"s3proxy-{VERSION}-jar-with-dependencies.jar"
 
 ACCESS_KEY = "matyan-test"
-SECRET_KEY = "matyan-test-secret"
+SECRET_KEY = "matyan-test-secret"  # noqa: S105 - of a server of the test
 BUCKET = "artifacts"
 
 _PROPERTIES = """\
