@@ -20,6 +20,9 @@ from matyan_wire.blob_paths import blob_path_problem
 from matyan_wire.contexts import is_canonical_context
 from matyan_wire.payloads import check_depth
 
+LISTED: Final = frozenset({"images", "audios", "texts"})
+"""Kinds of which a step may have a list of objects."""
+
 _KNOWN_SERIES_LIMIT: Final = 100_000
 _known_series: set[wire.SeriesRef] = set()
 """Series found valid before: a frame names the same ones again and again."""
@@ -99,8 +102,11 @@ def _check_objects(objects: wire.ObjectColumns, series: list[wire.SeriesRef]) ->
     for number, (index, payload) in enumerate(
         zip(indexes.tolist(), objects.payloads, strict=True)
     ):
-        form = str if series[index].kind == "logs" else dict
-        _check_payload(f"objects.payloads[{number}]", payload, form=form)
+        kind = series[index].kind
+        form = str if kind == "logs" else dict
+        _check_payload(
+            f"objects.payloads[{number}]", payload, form=form, listed=kind in LISTED
+        )
 
 
 def _check_count(path: str, count: int) -> None:
@@ -137,11 +143,12 @@ def _check_kinds(
     return indexes
 
 
-def _check_payload(
+def _check_payload(  # noqa: PLR0913 - each bound of a payload
     path: str,
     payload: bytes,
     *,
     form: type | None = None,
+    listed: bool = False,
     levels: int = limits.MAX_ATTRIBUTE_DEPTH,
     max_bytes: int = limits.MAX_OBJECT_BYTES,
 ) -> None:
@@ -153,7 +160,8 @@ def _check_payload(
         check_depth(value, levels)
     except (ValueError, RecursionError) as error:
         raise BatchError(path=path, reason=f"not usable: {error}") from error
-    if form is not None and not isinstance(value, form):
+    items = value if listed and isinstance(value, list) and value else [value]
+    if form is not None and not all(isinstance(item, form) for item in items):
         reason = f"expected {form.__name__}, got {type(value).__name__}"
         raise BatchError(path=path, reason=reason)
 

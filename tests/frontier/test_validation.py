@@ -49,6 +49,30 @@ def test_a_batch_of_everything_is_valid() -> None:
     validate_batch(make_batch(), run_id="run")
 
 
+@pytest.mark.parametrize(
+    ("kind", "value", "is_taken"),
+    [
+        ("images", [{"caption": "a"}, {}], True),
+        ("audios", [{}], True),
+        ("texts", [{"data": "a"}], True),
+        ("texts", [], False),
+        ("texts", [{}, 1], False),
+        ("figures", [{}], False),
+        ("logs", ["a"], False),
+    ],
+)
+def test_some_kinds_may_have_lists_of_objects(kind, value, is_taken) -> None:
+    batch = make_batch()
+    batch.series[2] = wire.SeriesRef(kind, "t")
+    assert batch.objects is not None
+    batch.objects.payloads[1] = wire.encode_payload(value)
+    if is_taken:
+        validate_batch(batch, run_id="run")
+    else:
+        with pytest.raises(BatchError, match=r"objects.payloads\[1\]: expected"):
+            validate_batch(batch, run_id="run")
+
+
 def nested(levels: int) -> bytes:
     value: Any = 1
     for _ in range(levels):
