@@ -15,5 +15,6 @@ class BackendConfig(AppConfig):
 
     @override
     def ready(self) -> None:
-        """Register what Django finds by import only: the OpenAPI extensions."""
+        """Register what Django finds by import only: OpenAPI extensions, checks."""
+        from backend import checks  # noqa: F401, PLC0415 - needs the app registry
         from backend.api import schema  # noqa: F401, PLC0415 - needs the app registry

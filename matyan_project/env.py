@@ -228,7 +228,19 @@ VARS: tuple[Var, ...] = (
         "1",
         "Copies of each topic that `topics create` asks for.",
     ),
-    Var("KAFKA_TOPIC_PREFIX", str, "", "Put before every topic's name."),
+    Var(
+        "KAFKA_RETENTION_SECONDS",
+        _seconds,
+        str(7 * 86_400),
+        "How long Kafka keeps records that no worker has consumed: the longest outage "
+        "of the workers to be survived; 0: for ever.",
+    ),
+    Var(
+        "KAFKA_TOPIC_PREFIX",
+        str,
+        "",
+        "Put before the name of every topic and consumer group.",
+    ),
     Var(
         "BLOB_BACKEND_TYPE",
         _choice("file", "s3", "gcs", "azure"),

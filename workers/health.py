@@ -12,11 +12,15 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 logger = logging.getLogger(__name__)
+
+
+STALE_S: Final = 60.0
+"""A worker reports every few seconds; one silent for so long hangs or is gone."""
 
 
 class Health(Protocol):
@@ -73,3 +77,18 @@ class HealthFile:
         except OSError as error:
             extra = {"path": str(self._path), "reason": str(error)}
             logger.warning("worker.health_not_written", extra=extra)
+
+
+def read_reports(directory: Path) -> list[dict[str, Any]]:
+    """Return the last report of every worker, in the order of their names."""
+    return [json.loads(path.read_text()) for path in sorted(directory.glob("*.json"))]
+
+
+def trouble_of(report: Mapping[str, Any], *, now_us: int) -> str:
+    """Return why a worker cannot be relied on just now, "" if it can."""
+    age_s = (now_us - report["time_us"]) / 1e6
+    if age_s > STALE_S:
+        return f"it has said nothing for {age_s:.0f} s"
+    if report["state"] in {"starting", "ok"}:
+        return ""
+    return f"it is {report['state']}: {report.get('reason') or 'no reason given'}"

@@ -5,11 +5,14 @@ Each name is preceded by `matyan_ingestion_` or `matyan_control_`.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from backend.bus.base import PartitionLag, seconds_to_loss
 from workers.handlers.base import Outcome
 
 SIZES: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
@@ -42,6 +45,17 @@ _COMMON: Final = (
     Metric("points_total", "Points stored"),
     Metric("lag_records", "Records not consumed yet", kind="gauge"),
     Metric("oldest_age_seconds", "Age of the oldest of them", kind="gauge"),
+    Metric(
+        "partition_lag_records",
+        "Records not consumed yet",
+        kind="gauge",
+        labels=("group", "topic", "partition"),
+    ),
+    Metric(
+        "seconds_to_loss",
+        "Time until retention deletes the first unconsumed record; +Inf if never",
+        kind="gauge",
+    ),
     Metric("processing_errors_total", "Failures of a batch", labels=("error_type",)),
 )
 
@@ -117,10 +131,16 @@ class WorkerMetrics:
         name = type(error).__name__
         self._counters["processing_errors_total"].labels(name).inc()
 
-    def show_lag(self, *, records: int, oldest_age_s: float) -> None:
+    def show_lag(self, group: str, lags: Sequence[PartitionLag]) -> None:
         """Show how far behind the worker's group is."""
-        self._gauges["lag_records"].set(records)
-        self._gauges["oldest_age_seconds"].set(oldest_age_s)
+        self._gauges["lag_records"].set(sum(lag.lag for lag in lags))
+        oldest_s = max((lag.oldest_age_s for lag in lags), default=0.0)
+        self._gauges["oldest_age_seconds"].set(oldest_s)
+        left_s = seconds_to_loss(lags)
+        self._gauges["seconds_to_loss"].set(math.inf if left_s is None else left_s)
+        for lag in lags:
+            gauge = self._gauges["partition_lag_records"]
+            gauge.labels(group, lag.topic, str(lag.partition)).set(lag.lag)
 
     def _register(self, name: str, metric: Metric, registry: CollectorRegistry) -> None:
         if metric.kind == "histogram":
@@ -128,7 +148,9 @@ class WorkerMetrics:
                 name, metric.help, buckets=metric.buckets, registry=registry
             )
         elif metric.kind == "gauge":
-            self._gauges[metric.name] = Gauge(name, metric.help, registry=registry)
+            self._gauges[metric.name] = Gauge(
+                name, metric.help, metric.labels, registry=registry
+            )
         else:
             self._counters[metric.name] = Counter(
                 name, metric.help, metric.labels, registry=registry

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
-from backend.bus.base import EventLog
+from backend.bus.base import EventLog, PartitionLag, seconds_to_loss
 from backend.errors import EventLogError
 from workers.handlers.base import Outcome
 from workers.health import Health
@@ -58,6 +58,8 @@ class Progress:
         self._line_points = 0
         self._lag = 0
         self._oldest_age_s = 0.0
+        self._warning = ""
+        self._warned_s = float("-inf")
 
     def count(self, *, records: int, outcome: Outcome) -> None:
         """Count a batch that was applied."""
@@ -94,6 +96,7 @@ class Progress:
             "points": self._total.points,
             "lag": self._lag,
             "oldest_age_s": round(self._oldest_age_s, 3),
+            "warning": self._warning,
         }
 
     def _ask_lag(self) -> None:
@@ -104,7 +107,23 @@ class Progress:
             return
         self._lag = sum(lag.lag for lag in lags)
         self._oldest_age_s = max((lag.oldest_age_s for lag in lags), default=0.0)
-        self._metrics.show_lag(records=self._lag, oldest_age_s=self._oldest_age_s)
+        self._metrics.show_lag(self._group, lags)
+        self._warn(lags)
+
+    def _warn(self, lags: Sequence[PartitionLag]) -> None:
+        """Say so long before retention deletes what was not consumed."""
+        left_s = seconds_to_loss([lag for lag in lags if lag.is_near_loss])
+        if left_s is None:
+            self._warning = ""
+            return
+        self._warning = (
+            f"retention will delete unconsumed records in {left_s:.0f} s: add workers, "
+            "or raise the retention"
+        )
+        if time.monotonic() - self._warned_s >= LINE_INTERVAL_S:
+            self._warned_s = time.monotonic()
+            extra = {"group": self._group, "seconds_left": round(left_s)}
+            logger.error("worker.retention_near", extra=extra)
 
     def _write_line(self) -> None:
         now_s = time.monotonic()

@@ -15,6 +15,8 @@ from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_GET
 from prometheus_client import Counter, Gauge, Histogram
 
+from backend.api import lag_metrics
+
 _REQUESTS: Final = Counter(
     "matyan_backend_http_requests_total",
     "HTTP requests answered; streams count when they start.",
@@ -57,6 +59,7 @@ def count_request(*, method: str, route: str, status: int, seconds: float) -> No
 @require_GET
 def metrics_view(request: HttpRequest) -> HttpResponse:
     """Answer Prometheus with everything this process counts."""
+    lag_metrics.refresh()
     return HttpResponse(
         prometheus_client.generate_latest(),
         content_type=prometheus_client.CONTENT_TYPE_LATEST,

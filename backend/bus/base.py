@@ -18,7 +18,7 @@ Design note: docs/subsystems/eventlog.md
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -125,6 +125,17 @@ class PartitionLag:
     def lag(self) -> int:
         """Number of records not consumed yet (an upper bound)."""
         return max(0, self.end - self.committed)
+
+    @property
+    def is_near_loss(self) -> bool:
+        """Whether the oldest unconsumed record has used up half of its retention."""
+        return self.expires_in_s is not None and self.expires_in_s < self.oldest_age_s
+
+
+def seconds_to_loss(lags: Iterable[PartitionLag]) -> float | None:
+    """Return when retention deletes the first unconsumed record; None: never."""
+    left = [lag.expires_in_s for lag in lags if lag.expires_in_s is not None]
+    return min(left, default=None)
 
 
 class Producer(ABC):

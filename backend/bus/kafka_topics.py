@@ -331,7 +331,7 @@ class KafkaTopics:
         self, spec: TopicSpec, about: Description, config: Mapping[str, str]
     ) -> list[str]:
         problems = []
-        if len(about.leaders) != spec.partitions:
+        if len(about.leaders) < spec.partitions:
             problems.append(
                 f"it has {len(about.leaders)} partitions instead of {spec.partitions}"
             )

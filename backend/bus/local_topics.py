@@ -81,7 +81,7 @@ def _state(spec: TopicSpec, found: fmt.TopicRow | None) -> TopicState:
     if found is None:
         return TopicState(spec.name, 0, 0, 0, None, ("it does not exist",))
     problems = []
-    if found.partitions != spec.partitions:
+    if found.partitions < spec.partitions:
         problems.append(
             f"it has {found.partitions} partitions instead of {spec.partitions}"
         )

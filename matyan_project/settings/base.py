@@ -71,6 +71,7 @@ MATYAN_BUS: dict[str, Any] = {
             "ssl_ca_location": ENV["KAFKA_SSL_CA_LOCATION"],
             "replication_factor": ENV["KAFKA_REPLICATION_FACTOR"],
             "topic_prefix": ENV["KAFKA_TOPIC_PREFIX"],
+            "retention_s": ENV["KAFKA_RETENTION_SECONDS"],
         },
     },
 }[ENV["MATYAN_EVENT_LOG_ENGINE"]]
