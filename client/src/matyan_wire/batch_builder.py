@@ -33,7 +33,7 @@ def unpack_column(typecode: str, column: bytes) -> array[Any]:
     Raises:
         ValueError: If the length is no multiple of the item size.
     """
-    values = array(typecode)
+    values: array[Any] = array(typecode)
     values.frombytes(column)
     if _SWAP:
         values.byteswap()

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, cast
 
 EMPTY_CONTEXT: Final = "{}"
 
@@ -47,8 +47,10 @@ def is_canonical_context(text: str) -> bool:
     if text == EMPTY_CONTEXT:
         return True
     try:
-        value = json.loads(text)
-        return isinstance(value, dict) and canonical_context(value) == text
+        value: object = json.loads(text)
+        if not isinstance(value, dict):
+            return False
+        return canonical_context(cast("dict[str, Any]", value)) == text
     except (ValueError, TypeError, RecursionError):
         return False
 
@@ -59,15 +61,25 @@ def _check_depth(value: Any, levels: int) -> None:
     if levels == 0:
         msg = f"nests deeper than {MAX_CONTEXT_DEPTH} levels"
         raise ValueError(msg)
-    for child in value.values() if isinstance(value, Mapping) else value:
+    for child in _children(cast("object", value)):
         _check_depth(child, levels - 1)
+
+
+def _children(value: object) -> Iterable[object]:
+    """Return what is in a mapping, list or tuple."""
+    if isinstance(value, Mapping):
+        return cast("Mapping[object, object]", value).values()
+    return cast("Iterable[object]", value)
 
 
 def _without_non_finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else f"{'-' * (value < 0)}Infinity"
     if isinstance(value, Mapping):
-        return {key: _without_non_finite(child) for key, child in value.items()}
+        tree = cast("Mapping[object, object]", value)
+        return {key: _without_non_finite(child) for key, child in tree.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_non_finite(child) for child in value]
+        return [
+            _without_non_finite(child) for child in _children(cast("object", value))
+        ]
     return value

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta, timezone
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 from matyan_wire import json_messages as messages
 from matyan_wire.payloads import encodable_text
@@ -74,19 +74,20 @@ def to_message(item: Any) -> messages.Message | LaxMetric:
     """
     if not isinstance(item, dict):
         raise ItemError(field="", reason=f"expected an object, got {_kind_of(item)}")
-    tag = item.get("type")
+    given = cast("dict[str, Any]", item)
+    tag = given.get("type")
     if tag is None:
         raise ItemError(field="type", reason="missing")
     if not isinstance(tag, str) or tag not in _FORMS:
         raise ItemError(field="type", reason=f"unknown message type {shortened(tag)}")
     struct, fields = _FORMS[tag]
-    values = {}
+    values: dict[str, Any] = {}
     for name, field in fields.items():
-        value = item.get(name)
+        value = given.get(name)
         if value is not None:
             values[name] = _converted(name, field, value)
         elif field.required:
-            reason = "must not be null" if name in item else "missing"
+            reason = "must not be null" if name in given else "missing"
             raise ItemError(field=name, reason=reason)
     message: messages.Message | LaxMetric = struct(**values)
     return message
@@ -114,8 +115,13 @@ def _converted(name: str, field: _Field, value: Any) -> Any:
 def _kind_of(value: Any) -> str:
     if value is None:
         return "null"
-    kinds = {bool: "a boolean", str: "a string", list: "an array", dict: "an object"}
-    return kinds.get(type(value), "a number")
+    kinds: dict[type[Any], str] = {
+        bool: "a boolean",
+        str: "a string",
+        list: "an array",
+        dict: "an object",
+    }
+    return kinds.get(cast("type[object]", type(value)), "a number")
 
 
 def _refuse(value: Any, expected: str) -> ValueError:
@@ -184,17 +190,17 @@ def _boolean(value: Any) -> bool:
 def _object(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise _refuse(value, "an object")
-    return value
+    return cast("dict[str, Any]", value)
 
 
 def _array(value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise _refuse(value, "an array")
-    return value
+    return cast("list[object]", value)
 
 
 def _number_or_object(value: Any) -> float | dict[str, Any]:
-    return value if isinstance(value, dict) else _number(value)
+    return _object(value) if isinstance(value, dict) else _number(value)
 
 
 def _time(value: Any) -> datetime:

@@ -8,7 +8,7 @@ UTF-8 has no bytes for them) become U+FFFD.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from matyan_wire import batch as wire
 from matyan_wire import limits
@@ -70,9 +70,10 @@ def _storable(value: Any) -> Any:
     if isinstance(value, str):
         return encodable_text(value)
     if isinstance(value, dict):
-        return {encodable_text(key): _storable(child) for key, child in value.items()}
+        tree = cast("dict[str, Any]", value)
+        return {encodable_text(key): _storable(child) for key, child in tree.items()}
     if isinstance(value, list):
-        return [_storable(child) for child in value]
+        return [_storable(child) for child in cast("list[object]", value)]
     if isinstance(value, int) and not _MIN_INT <= value <= _MAX_INT:
         try:
             return float(value)

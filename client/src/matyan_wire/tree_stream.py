@@ -138,7 +138,7 @@ def _utf8(text: str) -> bytes:
 
 def _leaf(value: Any) -> bytes | None:
     """Return length, tag and payload of a scalar; None for anything else."""
-    writer = _LEAVES.get(type(value))
+    writer = _LEAVES.get(cast("type[object]", type(value)))
     return None if writer is None else writer(value)
 
 
@@ -203,13 +203,13 @@ def _write(out: list[bytes], path: bytes, value: Any) -> None:
     if leaf is not None:
         out.append(_U32.pack(len(path)) + path + leaf)
     elif isinstance(value, Mapping):
-        items = list(_safe_items(value))
+        items = list(_safe_items(cast("Mapping[object, object]", value)))
         if not items:
             out.append(_U32.pack(len(path)) + path + _OBJECT_LEAF)
         for key, child in items:
             _write(out, path + encode_key(key), child)
     elif isinstance(value, (list, tuple)):
-        _write_array(out, path, value, _write)
+        _write_array(out, path, cast("list[object]", value), _write)
     else:
         _write(out, path, _plain(value))
 
@@ -221,10 +221,10 @@ def _write_exact(out: list[bytes], path: bytes, value: Any) -> None:
     elif isinstance(value, Mapping):
         if not value:
             out.append(_U32.pack(len(path)) + path + _OBJECT_LEAF)
-        for key, child in value.items():
+        for key, child in cast("Mapping[Key, object]", value).items():
             _write_exact(out, path + encode_key(key), child)
     elif isinstance(value, (list, tuple)):
-        _write_array(out, path, value, _write_exact)
+        _write_array(out, path, cast("list[object]", value), _write_exact)
     else:
         _write_exact(out, path, _plain(value))
 
@@ -273,7 +273,7 @@ def _plain(value: Any) -> Any:
             _numpy_object(value) if getattr(value, "ndim", 0) == 1 else value.tolist()
         )
     if isinstance(value, Iterable):
-        return list(value)
+        return list(cast("Iterable[object]", value))
     return repr(value)
 
 
@@ -284,7 +284,7 @@ def _numpy_object(column: Any) -> dict[str, Any] | list[Any]:
     try:
         values = column if _is_float64s(column) else array("d", column.tolist())
     except (TypeError, OverflowError):
-        return cast("list[Any]", column.tolist())
+        return cast("list[object]", column.tolist())
     if sys.byteorder == "big":
         values = array("d", values)
         values.byteswap()
@@ -445,13 +445,14 @@ _RARE_VALUES: Final[dict[int, Callable[[bytes], Any]]] = {
 def _descend(container: Any, key: Key) -> Any:
     """Return the object or array at `key`, made an object if nothing announced it."""
     if isinstance(container, list):
-        if isinstance(key, int) and 0 <= key < len(container):
-            return container[key]
+        items = cast("list[object]", container)
+        if isinstance(key, int) and 0 <= key < len(items):
+            return items[key]
         child: Any = {}
-        _put(container, key, child)
+        _put(items, key, child)
         return child
     if isinstance(container, dict):
-        return container.setdefault(key, {})
+        return cast("dict[Key, Any]", container).setdefault(key, {})
     msg = f"The stream puts {key!r} under a value that is neither object nor array"
     raise TreeStreamError(msg)
 
@@ -459,8 +460,8 @@ def _descend(container: Any, key: Key) -> Any:
 def _put(container: Any, key: Key, value: Any) -> None:
     if isinstance(container, dict):
         container[key] = value
-    elif isinstance(container, list) and key == len(container):
-        container.append(value)
+    elif isinstance(container, list) and key == len(cast("list[object]", container)):
+        cast("list[object]", container).append(value)
     else:
         msg = f"The stream puts {key!r} where it cannot stand"
         raise TreeStreamError(msg)
