@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -57,6 +58,10 @@ PIECE_BYTES: Final = 4 << 20
 """What one request brings or takes, and what is held in memory."""
 
 _DELETERS: Final = 8
+# It would tell of every request.
+logging.getLogger("azure.core.pipeline.policies.http_logging_policy").setLevel(
+    logging.WARNING
+)
 _HEADERS: Final = {"x-ms-blob-type": "BlockBlob"}
 
 
@@ -288,14 +293,14 @@ class AzureBlobStore(BlobStore):
             yield chunk
 
     @contextlib.contextmanager
-    def _translated(self, *, key: str = "") -> Iterator[Any]:
+    def _translated(self, *, key: str | None = None) -> Iterator[Any]:
         """Give the client of a blob, and turn what it raises into our errors."""
-        if key:
+        if key is not None:
             check_key(key)
         try:
-            yield self._container.get_blob_client(key) if key else None
+            yield None if key is None else self._container.get_blob_client(key)
         except ResourceNotFoundError as error:
-            if key and error.error_code in {None, "BlobNotFound"}:
+            if key is not None and error.error_code in {None, "BlobNotFound"}:
                 raise BlobNotFoundError(key=key) from error
             reason = str(error.error_code or error.message)
             raise BlobStoreUnavailableError(reason=reason) from error

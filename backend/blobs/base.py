@@ -123,8 +123,9 @@ class OpenBlob(Iterator[bytes]):
         return next(self._chunks)
 
     def read(self) -> bytes:
-        """Return what is left; for blobs known to be small."""
-        return b"".join(self)
+        """Return what is left, and close it; for blobs known to be small."""
+        with self:
+            return b"".join(self)
 
     def close(self) -> None:
         """Let go of the file or connection. May be called twice."""
@@ -239,7 +240,8 @@ class BlobStore(ABC):
     ) -> BlobStat:
         """Write a blob; when this returns it is durable.
 
-        If `chunks` raises, nothing is written.
+        If `chunks` raises, nothing is written. Of several that write a key at once,
+        some may fail; the blob is whole all the same.
 
         Raises:
             BlobTooLargeError: If there are more than `max_bytes`.

@@ -268,6 +268,8 @@ class S3BlobStore(BlobStore):
             if page is None:
                 return
             for item in page.get("Contents", ()):
+                if item["Key"].endswith("/"):
+                    continue  # a directory, to servers and consoles that have them
                 yield BlobEntry(
                     item["Key"],
                     item["Size"],

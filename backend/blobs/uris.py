@@ -17,6 +17,7 @@ import msgspec
 
 from backend.blobs.signing import Signer
 from backend.errors import TokenError
+from matyan_wire.blob_paths import path_of_key
 
 _MARK: Final = "b1_"
 """Begins every URI: readers of streams keep "progress…" for themselves."""
@@ -42,10 +43,8 @@ class BlobAddress(msgspec.Struct, array_like=True, frozen=True):
         cls, key: str, *, run_id: str, series_number: int, step: int
     ) -> BlobAddress | None:
         """Return the address of an object's `s3_key`; None if it is not of this run."""
-        prefix = f"{run_id}/"
-        if not key.startswith(prefix) or len(key) == len(prefix):
-            return None
-        return cls(run_id, key[len(prefix) :], series_number, step)
+        path = path_of_key(key, run_id=run_id)
+        return None if path is None else cls(run_id, path, series_number, step)
 
 
 _encoder: Final = msgspec.msgpack.Encoder()

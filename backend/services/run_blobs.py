@@ -18,7 +18,7 @@ from backend.errors import InvalidInputError
 from backend.services import outbox
 from backend.storage.engine.base import Transaction
 from matyan_wire.batch import BlobGrant, BlobRef, decode_payload
-from matyan_wire.blob_paths import normal_blob_path
+from matyan_wire.blob_paths import normal_blob_path, path_of_key
 
 if TYPE_CHECKING:
     from backend.storage.factory import Store
@@ -88,13 +88,7 @@ def iter_paths(run_id: str, point: ObjectPoint) -> Iterator[str]:
 def object_path(run_id: str, value: Any) -> str | None:
     """Return the path of the run that an object's value refers to, None if it none."""
     key = value.get("s3_key") if isinstance(value, dict) else None
-    prefix = f"{run_id}/"
-    if not isinstance(key, str) or not key.startswith(prefix):
-        return None
-    try:
-        return normal_blob_path(key[len(prefix) :])
-    except ValueError:
-        return None
+    return path_of_key(key, run_id=run_id) if isinstance(key, str) else None
 
 
 def refer_blob(

@@ -1,4 +1,6 @@
-"""A throw-away S3 server that verifies signatures: S3Proxy on a directory.
+"""A throw-away S3 server that verifies signatures: S3Proxy, on files or in memory.
+
+On files it has no blob whose key begins with another's and a "/".
 
 Needs Java 11 or newer and Maven. The jar is fetched once into `.cache/`.
 """
@@ -37,7 +39,7 @@ s3proxy.authorization=aws-v2-or-v4
 s3proxy.identity={access_key}
 s3proxy.credential={secret_key}
 s3proxy.v4-max-non-chunked-request-size=67108864
-jclouds.provider=filesystem
+jclouds.provider={provider}
 jclouds.filesystem.basedir={directory}
 """
 
@@ -55,8 +57,9 @@ class S3Server:
     and up with its data.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, provider: str = "filesystem") -> None:
         self._directory = directory
+        self._provider = provider
         self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -91,7 +94,7 @@ class S3Server:
             self._process = subprocess.Popen(
                 [
                     "java",
-                    "-Xmx256m",
+                    "-Xmx384m",
                     "-XX:+UseSerialGC",
                     "-cp",
                     str(JAR),
@@ -148,6 +151,7 @@ class S3Server:
         (self._directory / "s3proxy.conf").write_text(
             _PROPERTIES.format(
                 port=self._port,
+                provider=self._provider,
                 access_key=ACCESS_KEY,
                 secret_key=SECRET_KEY,
                 directory=data,

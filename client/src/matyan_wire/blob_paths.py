@@ -34,6 +34,17 @@ def normal_blob_path(path: str) -> str:
     return "/".join(parts)
 
 
+def path_of_key(key: str, *, run_id: str) -> str | None:
+    """Return the path within the run that an object's `s3_key` means, None if none."""
+    prefix = f"{run_id}/"
+    if not key.startswith(prefix):
+        return None
+    try:
+        return normal_blob_path(key[len(prefix) :])
+    except ValueError:
+        return None
+
+
 def blob_path_problem(path: str) -> str | None:
     """Return why `path` cannot name an artifact as it is, None if it can."""
     if any(part in {"", ".", ".."} for part in path.strip("/").split("/")):
