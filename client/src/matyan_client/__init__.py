@@ -7,6 +7,7 @@ with Run(repo="http://localhost:53800") as run:
     run.track(0.5, name="loss", step=0, context={"subset": "train"})
 """
 
+from matyan_client.media import Audio, Image
 from matyan_client.objects import Distribution, Figure, Text
 from matyan_client.repo import Repo, Series
 from matyan_client.rest import NotFoundError, QueryError, ServerError
@@ -14,9 +15,11 @@ from matyan_client.run import Run
 from matyan_client.writing import Delivery
 
 __all__ = [
+    "Audio",
     "Delivery",
     "Distribution",
     "Figure",
+    "Image",
     "NotFoundError",
     "QueryError",
     "Repo",

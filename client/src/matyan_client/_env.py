@@ -9,7 +9,7 @@ Reference: docs/subsystems/sdk.md#environment
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
@@ -80,12 +80,30 @@ BACKEND_URL: Final = Var(
 FRONTIER_URL: Final = Var(
     "MATYAN_FRONTIER_URL", str, "", "Gateway, when neither URL is given."
 )
+TOKEN: Final = Var(
+    "MATYAN_TOKEN", str.strip, "", "Token for servers whose address has none. Secret."
+)
+CA_BUNDLE: Final = Var(
+    "MATYAN_CA_BUNDLE", str, "", "PEM file of certificates to trust besides the usual."
+)
+TLS_VERIFY: Final = Var(
+    "MATYAN_TLS_VERIFY",
+    _flag,
+    True,  # noqa: FBT003 - the default value of a variable
+    "0: certificates are not checked; only where nobody can come between.",
+)
 STATE_DIR: Final = Var("MATYAN_DIR", str, "", "Where journals are kept.")
 JOURNAL_MAX_BYTES: Final = Var(
     "MATYAN_JOURNAL_MAX_BYTES",
     _size,
     4 * 1024**3,
     "Disk one writer's journal may take; what does not fit is dropped and counted.",
+)
+UPLOAD_COPY_MAX_BYTES: Final = Var(
+    "MATYAN_UPLOAD_COPY_MAX_BYTES",
+    _size,
+    64 * 1024**2,
+    "Largest file `log_artifact` copies into the journal; larger ones are linked.",
 )
 STRICT: Final = Var(
     "MATYAN_STRICT",
@@ -121,8 +139,12 @@ FLUSH_INTERVAL_S: Final = Var(
 VARIABLES: Final = (
     BACKEND_URL,
     FRONTIER_URL,
+    TOKEN,
+    CA_BUNDLE,
+    TLS_VERIFY,
     STATE_DIR,
     JOURNAL_MAX_BYTES,
+    UPLOAD_COPY_MAX_BYTES,
     STRICT,
     SYNC_ORPHANS,
     DETACHED_SYNC_S,
@@ -144,13 +166,14 @@ def variables() -> dict[str, str]:
     return dict(os.environ)
 
 
-def child_environment(import_path: str) -> dict[str, str]:
+def child_environment(import_path: str, changes: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of a child that can import this package.
 
     Args:
         import_path: Directory holding the package; put before what is there.
+        changes: Variables to set.
     """
-    environment = dict(os.environ)
+    environment = {**os.environ, **changes}
     rest = environment.get("PYTHONPATH")
     environment["PYTHONPATH"] = (
         f"{import_path}{os.pathsep}{rest}" if rest else import_path

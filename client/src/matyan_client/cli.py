@@ -13,7 +13,8 @@ from typing import Any, Final
 
 import click
 
-from matyan_client import _env, urls
+from matyan_client import _env, console
+from matyan_client.access import choose_endpoints
 from matyan_client.delivery import orphans
 from matyan_client.delivery.gateway import find_gateway
 from matyan_client.delivery.orphans import JournalState, Outcome
@@ -41,20 +42,11 @@ def main() -> None:
 def status(backend_url: str | None, frontier_url: str | None, *, as_json: bool) -> None:
     """Ask backend and gateway for their versions."""
     try:
-        endpoints = urls.choose(
-            backend_url,
-            frontier_url,
-            backend_env=_env.BACKEND_URL.get(),
-            frontier_env=_env.FRONTIER_URL.get(),
-        )
+        endpoints = choose_endpoints(backend_url, frontier_url)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    backend = BaseUrl.parse(endpoints.backend)
-    frontier = (
-        BaseUrl.parse(endpoints.frontier)
-        if endpoints.frontier
-        else find_gateway(backend) or backend
-    )
+    backend = endpoints.backend
+    frontier = endpoints.frontier or find_gateway(backend) or backend
     rows = [_version("backend", backend), _version("gateway", frontier)]
     if as_json:
         click.echo(json.dumps({"services": rows}))
@@ -138,12 +130,20 @@ def sync(  # noqa: PLR0913 - one per option
     for url in (backend_url, frontier_url):
         _check_url(url)
     deadline = time.monotonic() + wait_s
-    outcomes = [
-        outcome
-        for path, meta in _chosen(paths)
-        if (outcome := _deliver(path, meta, deadline, backend_url, frontier_url))
-        is not None
-    ]
+    line = console.ProgressLine()
+    outcomes: list[Outcome] = []
+    for path, meta in _chosen(paths):
+        outcome = orphans.deliver(
+            path,
+            meta,
+            stall_s=max(_LEAST_STALL_S, deadline - time.monotonic()),
+            backend_url=backend_url,
+            frontier_url=frontier_url,
+            on_progress=(lambda _: None) if quiet else line.show,
+        )
+        line.clear()
+        if outcome is not None:
+            outcomes.append(outcome)
     if as_json:
         rows = [{**asdict(outcome), "path": str(outcome.path)} for outcome in outcomes]
         click.echo(json.dumps({"journals": rows}))
@@ -172,25 +172,16 @@ def _chosen(paths: tuple[Path, ...]) -> list[tuple[Path, directories.Meta]]:
     return [(path, meta) for path, meta in found if meta is not None]
 
 
-def _deliver(
-    path: Path,
-    meta: directories.Meta,
-    deadline: float,
-    backend_url: str | None,
-    frontier_url: str | None,
-) -> Outcome | None:
-    return orphans.deliver(
-        path,
-        meta,
-        stall_s=max(_LEAST_STALL_S, deadline - time.monotonic()),
-        backend_url=backend_url,
-        frontier_url=frontier_url,
-    )
-
-
 def _sentence(outcome: Outcome) -> str:
-    notes = f", {outcome.damaged} damaged" if outcome.damaged else ""
+    notes = f", {outcome.uploads} uploads" if outcome.uploads else ""
+    notes += f", {outcome.damaged} damaged" if outcome.damaged else ""
     notes += f", {outcome.refused} refused" if outcome.refused else ""
-    if outcome.complete:
-        return f"run {outcome.run_id}: {outcome.points} points delivered{notes}"
-    return f"run {outcome.run_id}: NOT delivered{notes}: {outcome.problem}"
+    if not outcome.complete:
+        return f"run {outcome.run_id}: NOT delivered{notes}: {outcome.problem}"
+    text = f"run {outcome.run_id}: {outcome.points} points delivered{notes}"
+    if not outcome.finished:
+        text += (
+            "; its process ended without close(), so the run stays active. "
+            f"Run({outcome.run_id!r}).close() finishes it."
+        )
+    return text

@@ -10,9 +10,13 @@ import contextlib
 import os
 import sys
 import threading
+import time
 from typing import Final
 
 _MAX_REMEMBERED: Final = 1000
+_STDERR: Final = 2
+_REDRAW_S: Final = 0.2
+_MAX_COLUMNS: Final = 100
 
 _lock = threading.RLock()
 _said: set[str] = set()
@@ -38,6 +42,52 @@ def say(text: str) -> None:
     with contextlib.suppress(OSError, ValueError, AttributeError):
         sys.stderr.write(f"matyan: {text}\n")
         sys.stderr.flush()
+
+
+class ProgressLine:
+    """One line on the terminal that is written over; nothing where there is none.
+
+    It goes past `sys.stderr`, so that it is not taken for output of the training. For
+    waits that somebody asked for: it is not drawn during training.
+    """
+
+    def __init__(self) -> None:
+        self._drawn = ""
+        self._next_at = 0.0
+        self._enabled = False
+        with contextlib.suppress(OSError):
+            self._enabled = os.isatty(_STDERR)
+
+    def show(self, text: str) -> None:
+        """Draw `text`, not more often than can be read."""
+        now = time.monotonic()
+        if not text or not self._enabled or now < self._next_at:
+            return
+        self._next_at = now + _REDRAW_S
+        line = f"matyan: {text}"[:_MAX_COLUMNS]
+        self._write("\r" + line.ljust(len(self._drawn)))
+        self._drawn = line
+
+    def clear(self) -> None:
+        """Remove the line."""
+        if self._drawn:
+            self._write("\r" + " " * len(self._drawn) + "\r")
+            self._drawn = ""
+
+    def _write(self, text: str) -> None:
+        try:
+            os.write(_STDERR, text.encode(errors="replace"))
+        except OSError:
+            self._enabled = False
+
+
+def size_text(count: float) -> str:
+    """Return a number of bytes as people read it."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
 
 
 def forget(key: str) -> None:

@@ -1,7 +1,6 @@
-"""Values of `track()` that are not numbers: texts, distributions, figures.
+"""Values of `track()` that travel inline: texts, distributions, figures.
 
-Each becomes the dict the server stores; images and audio, which need uploads, come with
-the blob protocol.
+Each becomes the dict the server stores. Images and audio are in `media`.
 """
 
 from __future__ import annotations
@@ -135,11 +134,21 @@ def encode_object(value: TrackedObject) -> bytes:
         ValueError: If it is too large.
     """
     try:
-        return encode_bounded(value.json(), max_bytes=MAX_OBJECT_BYTES)
+        return encode_stored(value.json())
     except (ValueError, TypeError) as error:
         msg = f"the {type(value).__name__} cannot be stored: {error}"
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(msg) from error
+
+
+def encode_stored(value: Any) -> bytes:
+    """Return the wire bytes of what is stored of an object, or of a list of them.
+
+    Raises:
+        ValueError: If it is too large.
+        TypeError: If something in it cannot be stored.
+    """
+    return encode_bounded(value, max_bytes=MAX_OBJECT_BYTES)
 
 
 def _numbers(values: Iterable[Any]) -> list[float]:

@@ -6,9 +6,11 @@ answers as if it knew nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
-from matyan_client import console
+from matyan_client import artifacts, console
 from matyan_client.rest import NotFoundError, RestClient, ServerError
 from matyan_client.urls import BaseUrl
 
@@ -47,6 +49,34 @@ class RunReader:
     def artifacts(self) -> list[dict[str, Any]]:
         """Return the artifacts."""
         return self._info(sequence="metric").get("artifacts") or []
+
+    def iter_artifact(self, path: str) -> Iterator[bytes]:
+        """Yield an artifact's bytes.
+
+        Raises:
+            ServerError, NotFoundError: As their names say.
+        """
+        return artifacts.iter_artifact(self._rest(), self._run_id, path)
+
+    def download(self, path: str, target: Path) -> Path:
+        """Write an artifact to `target`; return that.
+
+        Raises:
+            ServerError, NotFoundError: As their names say.
+            OSError: If it cannot be written.
+        """
+        return artifacts.download(self._rest(), self._run_id, path, target)
+
+    def list_artifacts(self) -> list[str]:
+        """Return the paths of the artifacts.
+
+        Raises:
+            ServerError, NotFoundError: As their names say.
+        """
+        path = f"runs/{self._run_id}/info/"
+        info = cast("dict[str, Any]", self._rest().get(path, sequence="metric"))
+        found = cast("list[dict[str, Any]]", info.get("artifacts") or [])
+        return [str(artifact["path"]) for artifact in found]
 
     def traces(self, kind: str) -> list[dict[str, Any]]:
         """Return the series of one sequence type."""

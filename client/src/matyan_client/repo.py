@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from typing_extensions import override
 
-from matyan_client import _env, urls
+from matyan_client.access import choose_endpoints
 from matyan_client.rest import NotFoundError, RestClient, ServerError
 from matyan_client.run import Run
 
@@ -87,22 +87,35 @@ class Repo:
 
     Args:
         url: Address of the server; else MATYAN_BACKEND_URL, else localhost.
+        token: Lets one in where the server asks for it; else the address's own, else
+            MATYAN_TOKEN.
+        ca_bundle: PEM file of certificates to trust besides the usual; else
+            MATYAN_CA_BUNDLE.
+        verify: Whether the server's certificate is checked; else MATYAN_TLS_VERIFY.
+
+    Attributes:
+        url: The address, without credentials.
+        endpoints: The address with them; not to be printed.
 
     Raises:
-        ValueError: If it is no address.
+        ValueError: If an address, a token or a file cannot be used.
     """
 
     is_remote_repo: Final = True
 
-    def __init__(self, url: str | None = None) -> None:
-        endpoints = urls.choose(
-            url,
-            None,
-            backend_env=_env.BACKEND_URL.get(),
-            frontier_env=_env.FRONTIER_URL.get(),
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        token: str | None = None,
+        ca_bundle: str | None = None,
+        verify: bool | None = None,
+    ) -> None:
+        self.endpoints = choose_endpoints(
+            url, token=token, ca_bundle=ca_bundle, verify=verify
         )
-        self.url = endpoints.backend
-        self._rest = RestClient(urls.BaseUrl.parse(endpoints.backend))
+        self.url = str(self.endpoints.backend)
+        self._rest = RestClient(self.endpoints.backend)
 
     @classmethod
     def default_repo(cls) -> Repo:
@@ -151,7 +164,7 @@ class Repo:
             yield self._reading(run_hash)
 
     def _reading(self, run_hash: str) -> Run:
-        return Run(run_hash, repo=self.url, read_only=True)
+        return Run(run_hash, repo=self, read_only=True)
 
     def list_all_runs(self) -> list[str]:
         """Return the ids of the runs that are not archived, newest first.

@@ -6,18 +6,26 @@ the place.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any, Final, cast
 
 import httpx
 
+from matyan_client import tls
 from matyan_client.urls import BaseUrl
 from matyan_wire.tree_stream import TreeStreamError, is_progress, iter_trees
 
 TIMEOUT_S: Final = 30.0
 STREAM_TIMEOUT_S: Final = 120.0
+
+_REMEDIES: Final[dict[int, str]] = {
+    HTTPStatus.UNAUTHORIZED: "Give a token: `token=`, or set MATYAN_TOKEN.",
+    HTTPStatus.FORBIDDEN: "It takes a token of a greater scope.",
+}
+
+BYTES_AT_A_TIME: Final = 256 * 1024
 
 JsonValue = Any
 
@@ -53,6 +61,7 @@ class RestClient:
         self._client = httpx.Client(
             headers={"User-Agent": "matyan-client", **backend.authorization()},
             timeout=TIMEOUT_S,
+            verify=backend.tls.context(),
             trust_env=not backend.is_loopback,
         )
 
@@ -64,6 +73,24 @@ class RestClient:
         """
         return self._call("GET", path, params=params).json()
 
+    def iter_bytes(self, path: str, params: Mapping[str, Any]) -> Iterator[bytes]:
+        """Yield the body at `path` as it arrives, all of it or an error.
+
+        Raises:
+            ServerError, NotFoundError: As their names say.
+        """
+        url = self.backend.rest(path)
+        with (
+            self._translated(url),
+            self._client.stream(
+                "GET", url, params=params, timeout=STREAM_TIMEOUT_S
+            ) as response,
+        ):
+            if response.is_error:
+                response.read()
+            _check(response, url)
+            yield from response.iter_bytes(BYTES_AT_A_TIME)
+
     def delete(self, path: str) -> None:
         """Delete what is at `path`.
 
@@ -72,8 +99,15 @@ class RestClient:
         """
         self._call("DELETE", path)
 
-    def iter_trees(self, path: str, **params: Any) -> Iterator[tuple[str, Any]]:
+    def iter_trees(
+        self, path: str, *, body: JsonValue = None, **params: Any
+    ) -> Iterator[tuple[str, Any]]:
         """Yield the trees of a stream with their keys, progress frames left out.
+
+        Args:
+            path: The resource.
+            body: Posted as JSON, if given.
+            params: The query.
 
         Raises:
             ServerError, NotFoundError, QueryError: As their names say.
@@ -82,7 +116,11 @@ class RestClient:
         with (
             self._translated(url),
             self._client.stream(
-                "GET", url, params=params, timeout=STREAM_TIMEOUT_S
+                "GET" if body is None else "POST",
+                url,
+                params=params,
+                json=body,
+                timeout=STREAM_TIMEOUT_S,
             ) as response,
         ):
             if response.is_error:
@@ -105,10 +143,10 @@ class RestClient:
             yield
         except (httpx.HTTPError, TreeStreamError) as error:
             reason = str(error) or type(error).__name__
-            msg = (
-                f"{url} cannot be read ({reason}). Start the server, or check `repo=` "
-                "/ MATYAN_BACKEND_URL."
+            remedy = tls.remedy(error) or (
+                "Start the server, or check `repo=` / MATYAN_BACKEND_URL."
             )
+            msg = f"{url} cannot be read ({reason}). {remedy}"
             raise ServerError(msg) from error
 
     def close(self) -> None:
@@ -131,6 +169,8 @@ def _check(response: httpx.Response, url: str) -> None:
     if response.status_code == HTTPStatus.BAD_REQUEST:
         raise _query_error(message, answer.get("detail"))
     msg = f"{url} answered HTTP {response.status_code}: {message}"
+    if remedy := _REMEDIES.get(response.status_code):
+        msg += f". {remedy}"
     raise ServerError(msg)
 
 

@@ -11,20 +11,32 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from time import time_ns
 from types import TracebackType
-from typing import Any, Final, SupportsFloat, cast
+from typing import TYPE_CHECKING, Any, Final, SupportsFloat, cast
 
 from typing_extensions import override
 
-from matyan_client import _env, attributes, console, lifecycle, objects, system, urls
+from matyan_client import (
+    _env,
+    artifacts,
+    attributes,
+    console,
+    lifecycle,
+    objects,
+    system,
+)
+from matyan_client.access import choose_endpoints
 from matyan_client.attributes import Key
+from matyan_client.media import Audio, Image, Media
 from matyan_client.reading import RunReader
 from matyan_client.terminal import TerminalCapture
 from matyan_client.writing import Context, Delivery, Opening, RunWriter
@@ -42,8 +54,13 @@ from matyan_wire.limits import (
     is_run_id,
 )
 
+if TYPE_CHECKING:
+    from matyan_client.repo import Repo
+
 CLOSE_BUDGET_S: Final = 10.0
 STRICT_TIMEOUT_S: Final = 15.0
+BLOCK_STALL_S: Final = 120.0
+"""How long nothing may get on while somebody waits for an upload."""
 
 _NAN: Final = math.nan
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
@@ -69,6 +86,11 @@ class Run:
         system_tracking_interval: Seconds between samples of the machine, None for off.
         log_system_params: Whether to store executable, packages, environment and git.
         capture_terminal_logs: Whether to store what the process prints.
+        token: Lets one in where the server asks for it; else the address's own, else
+            MATYAN_TOKEN.
+        ca_bundle: PEM file of certificates to trust besides the usual; else
+            MATYAN_CA_BUNDLE.
+        verify: Whether the server's certificate is checked; else MATYAN_TLS_VERIFY.
 
     Raises:
         TypeError, ValueError: If an argument cannot be used.
@@ -79,7 +101,7 @@ class Run:
         self,
         run_hash: str | None = None,
         *,
-        repo: str | None = None,
+        repo: str | Repo | None = None,
         frontier_url: str | None = None,
         read_only: bool = False,
         experiment: str | None = None,
@@ -87,6 +109,9 @@ class Run:
         system_tracking_interval: float | None = None,
         log_system_params: bool = False,
         capture_terminal_logs: bool = True,
+        token: str | None = None,
+        ca_bundle: str | None = None,
+        verify: bool | None = None,
     ) -> None:
         self._hash = _check_hash(run_hash)
         # Everything that can be refused is refused before anything is begun.
@@ -94,11 +119,8 @@ class Run:
         strict, terminal = _env.STRICT.get(), _env.CAPTURE_TERMINAL.get()
         if experiment is not None:
             _check_property("experiment", experiment, MAX_ENTITY_NAME_BYTES)
-        endpoints = urls.choose(
-            _address(repo),
-            frontier_url,
-            backend_env=_env.BACKEND_URL.get(),
-            frontier_env=_env.FRONTIER_URL.get(),
+        endpoints = choose_endpoints(
+            repo, frontier_url, token=token, ca_bundle=ca_bundle, verify=verify
         )
         self._read_only = read_only
         self._created = run_hash is None
@@ -110,7 +132,7 @@ class Run:
         self._tracker: system.SystemTracker | None = None
         self._collector: threading.Thread | None = None
         self._writer: RunWriter | None = None
-        self._reader = RunReader(self._hash, urls.BaseUrl.parse(endpoints.backend))
+        self._reader = RunReader(self._hash, endpoints.backend)
         if read_only:
             return
         self._writer = RunWriter(
@@ -175,7 +197,8 @@ class Run:
 
         Args:
             value: A number (NaN and infinities are data), a mapping of names to
-                numbers, or an object such as `Text`.
+                numbers, an object such as `Text` or `Image`, or a list of `Text`,
+                `Image` or `Audio` objects of one class.
             name: The series; not given with a mapping.
             step: Its place; None counts from 0 in each series, or goes on behind the
                 greatest in a run that is resumed.
@@ -194,7 +217,11 @@ class Run:
                     self._track_mapping(points, name, step, epoch, context)
                     return
                 if isinstance(kind, str) and callable(getattr(value, "json", None)):
-                    self._track_object(value, kind, name, step, epoch, context)
+                    self._track_object(value, name, step, epoch, context)
+                    return
+                if isinstance(value, (list, tuple)) and value:
+                    items = cast("Sequence[object]", value)
+                    self._track_list(items, name, step, epoch, context)
                     return
             value = _number(value, name)
         if step is not None and type(step) is not int:
@@ -236,22 +263,53 @@ class Run:
         for key, number in numbers:
             store(number, key, step, age, context, now_us)
 
-    def _track_object(  # noqa: PLR0913, PLR0917 - what `track` takes
+    def _track_object(
         self,
-        value: objects.TrackedObject,
-        kind: str,
+        value: objects.TrackedObject | Media,
         name: str | None,
         step: int | None,
         epoch: float | None,
         context: Context | None,
     ) -> None:
+        place = _place(step, epoch)
+        if isinstance(value, Media):
+            self._writing().write_media(
+                name, [value], is_list=False, context=context, **place
+            )
+            return
+        encoded = objects.encode_object(value)
         self._writing().write_object(
-            kind,
-            name,
-            objects.encode_object(value),
-            step=None if step is None else _step(step),
-            epoch=_NAN if epoch is None else float(epoch),
-            context=context,
+            value.kind, name, encoded, context=context, **place
+        )
+
+    def _track_list(
+        self,
+        values: Sequence[object],
+        name: str | None,
+        step: int | None,
+        epoch: float | None,
+        context: Context | None,
+    ) -> None:
+        kind = type(values[0])
+        if not issubclass(kind, (Image, Audio, objects.Text)) or any(
+            type(value) is not kind for value in values
+        ):
+            msg = (
+                f"{name!r}: a list holds Image, Audio or Text objects, all of one "
+                f"class; this one begins with {kind.__name__}"
+            )
+            raise TypeError(msg)
+        place = _place(step, epoch)
+        if issubclass(kind, Media):
+            items = list(cast("Sequence[Media]", values))
+            self._writing().write_media(
+                name, items, is_list=True, context=context, **place
+            )
+            return
+        texts = [value.json() for value in cast("Sequence[objects.Text]", values)]
+        encoded = objects.encode_stored(texts)
+        self._writing().write_object(
+            objects.Text.kind, name, encoded, context=context, **place
         )
 
     # Attributes.
@@ -449,6 +507,145 @@ class Run:
         """Return all series by sequence type, or those of `types`."""
         return self._reader.all_traces(types)
 
+    # Artifacts.
+
+    def log_artifact(
+        self,
+        path: str | os.PathLike[str],
+        name: str | None = None,
+        block: bool = False,  # noqa: FBT001, FBT002 - as Aim has it
+    ) -> bool:
+        """Upload a file as an artifact of the run, in the background.
+
+        What is uploaded is the file as it is now, if it is at most 64 MB
+        (`MATYAN_UPLOAD_COPY_MAX_BYTES`) or the file system can clone it: then the local
+        log has a copy. A larger one is uploaded from where it is, and must stay as it
+        is until it is uploaded: if it is changed, it is not uploaded, which is said
+        and counted in `delivery.dropped`. It may be renamed or deleted, if the local
+        log is on the same file system.
+
+        The upload outlives the process, as points do. Logging a name again replaces
+        the artifact.
+
+        Args:
+            path: The file.
+            name: What it is called in the run, "/" between components; the file's own
+                name by default.
+            block: Whether to wait until it is uploaded, or nothing has got on for
+                two minutes.
+
+        Returns:
+            Without `block`, whether the local log took it; with it, whether the blob
+            store did.
+
+        Raises:
+            TypeError, ValueError: If the name cannot be used.
+            OSError: If there is no such file, or it cannot be read.
+            RuntimeError: If the run is closed or read-only.
+        """
+        source = Path(path)
+        writing = self._writing()
+        target = artifacts.artifact_path(source.name if name is None else name)
+        if source.is_dir():
+            msg = f"{source} is a directory; use log_artifacts()"
+            raise IsADirectoryError(msg)
+        indices = self._log_files(writing, [(target, source)])
+        if not block:
+            return bool(indices)
+        return bool(writing.wait_uploaded(indices, stall_s=BLOCK_STALL_S))
+
+    def log_artifacts(
+        self,
+        path: str | os.PathLike[str],
+        name: str | None = None,
+        block: bool = False,  # noqa: FBT001, FBT002 - as Aim has it
+    ) -> int:
+        """Upload the files below a directory, as `log_artifact` does each.
+
+        Args:
+            path: The directory.
+            name: Put before the files' relative paths.
+            block: Whether to wait until they are uploaded.
+
+        Returns:
+            How many were taken, or with `block` uploaded.
+
+        Raises:
+            TypeError, ValueError: If a name cannot be used; then nothing is uploaded.
+            OSError: If there is no such directory, or a file cannot be read.
+            RuntimeError: If the run is closed or read-only.
+        """
+        directory = Path(path)
+        writing = self._writing()
+        if not directory.is_dir():
+            msg = f"{directory} is no directory"
+            raise NotADirectoryError(msg)
+        prefix = "" if name is None else f"{artifacts.artifact_path(name)}/"
+        found = [
+            (artifacts.artifact_path(prefix + relative), file)
+            for relative, file in artifacts.iter_files(directory)
+        ]
+        indices = self._log_files(writing, found)
+        if not block:
+            return len(indices)
+        return writing.wait_uploaded(indices, stall_s=BLOCK_STALL_S)
+
+    def _log_files(
+        self, writing: RunWriter, files: Sequence[tuple[str, Path]]
+    ) -> list[int]:
+        indices: list[int] = []
+        for target, source in files:
+            kind = artifacts.guess_content_type(target)
+            index = writing.write_file(target, source, content_type=kind)
+            if index is not None:
+                indices.append(index)
+        return indices
+
+    def get_artifact(self, name: str) -> bytes:
+        """Return an artifact's bytes. For large ones there is `download_artifact`.
+
+        Raises:
+            NotFoundError: If the server does not have it (yet).
+            ServerError: If the server cannot be asked.
+        """
+        return b"".join(self._reader.iter_artifact(artifacts.artifact_path(name)))
+
+    def download_artifact(self, name: str, dest: str | os.PathLike[str]) -> Path:
+        """Write an artifact to a file, whole or not at all; return its path.
+
+        Args:
+            name: The artifact.
+            dest: The file, or a directory that is there already: then the artifact's
+                last component names the file.
+
+        Raises:
+            NotFoundError: If the server does not have it (yet).
+            ServerError: If the server cannot be asked, or stops in the middle.
+            OSError: If the file cannot be written.
+        """
+        path = artifacts.artifact_path(name)
+        target = Path(dest)
+        if target.is_dir():
+            target /= path.rpartition("/")[2]
+        return self._reader.download(path, target)
+
+    def download_artifacts(self, dest_dir: str | os.PathLike[str]) -> list[Path]:
+        """Write all artifacts below a directory; return the files' paths.
+
+        Raises:
+            NotFoundError: If the server does not have the run.
+            ServerError: If the server cannot be asked, or stops in the middle.
+            ValueError: If an artifact's path leads out of the directory.
+            OSError: If a file cannot be written.
+        """
+        directory = Path(dest_dir)
+        paths = self._reader.list_artifacts()
+        targets = [artifacts.local_path(directory, path) for path in paths]
+        return [
+            self._reader.download(path, target)
+            for path, target in zip(paths, targets, strict=True)
+        ]
+
     # Logs.
 
     def log_debug(self, msg: str, **kwargs: Any) -> None:
@@ -597,6 +794,18 @@ class Run:
         return f"Run({self._hash!r}, repo={str(self._reader.backend)!r})"
 
 
+def _place(step: int | None, epoch: float | None) -> dict[str, Any]:
+    """Return step and epoch as the writer takes them.
+
+    Raises:
+        TypeError: If they are no numbers.
+    """
+    return {
+        "step": None if step is None else _step(step),
+        "epoch": _NAN if epoch is None else float(epoch),
+    }
+
+
 def _check_hash(run_hash: Any) -> str:
     if run_hash is None:
         return uuid.uuid4().hex
@@ -610,16 +819,6 @@ def _check_hash(run_hash: Any) -> str:
         )
         raise ValueError(msg)
     return run_hash
-
-
-def _address(repo: object) -> str | None:
-    if repo is None or isinstance(repo, str):
-        return repo
-    url = getattr(repo, "url", None)  # a Repo
-    if isinstance(url, str):
-        return url
-    msg = f"repo= is an address or a Repo, not {type(repo).__name__}"
-    raise TypeError(msg)
 
 
 def _check_property(name: str, value: Any, limit: int) -> None:
@@ -653,7 +852,7 @@ def _number(value: Any, name: object) -> float:
     except TypeError as error:
         msg = (
             f"{name!r}: a {type(value).__name__} cannot be tracked; give a number, a "
-            "mapping of numbers, or Text, Distribution or Figure"
+            "mapping of numbers, or Image, Audio, Text, Distribution or Figure"
         )
         raise TypeError(msg) from error
 

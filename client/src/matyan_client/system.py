@@ -23,6 +23,7 @@ _SECRET: Final = re.compile(
     r"secret|key|token|passw|pwd|credential|auth|cookie|dsn|private", re.IGNORECASE
 )
 _USERINFO: Final = re.compile(r"://[^/@\s]+@")
+_TOKEN: Final = re.compile(r"mty_\w+")
 _GIT_TIMEOUT_S: Final = 2.0
 
 Sample = tuple[str, float, dict[str, Any] | None]
@@ -135,10 +136,14 @@ def system_params() -> dict[str, Any]:
 def safe_variables(variables: dict[str, str]) -> dict[str, str]:
     """Return the variables that may be stored."""
     return {
-        name: _USERINFO.sub("://", value)
+        name: _without_secrets(value)
         for name, value in variables.items()
         if not _SECRET.search(name)
     }
+
+
+def _without_secrets(text: str) -> str:
+    return _TOKEN.sub("…", _USERINFO.sub("://", text))
 
 
 def safe_arguments(arguments: list[str]) -> list[str]:
@@ -153,7 +158,7 @@ def safe_arguments(arguments: list[str]) -> list[str]:
         elif secret and equals:
             safe.append(f"{option}=***")
         else:
-            safe.append(_USERINFO.sub("://", argument))
+            safe.append(_without_secrets(argument))
         hide = secret and not equals
     return safe
 

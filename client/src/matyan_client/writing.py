@@ -16,15 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
-from matyan_client import _env, attributes, console, lifecycle
+from matyan_client import _env, artifacts, attributes, console, lifecycle
 from matyan_client.delivery import orphans
+from matyan_client.delivery.blob_gateway import BlobGateway
 from matyan_client.delivery.frames import Ends, FrameCutter
 from matyan_client.delivery.gateway import Gateway
 from matyan_client.delivery.sender import Progress, Sender
+from matyan_client.delivery.uploads import Uploader, UploadProgress, progress_text
 from matyan_client.journal import directory as directories
 from matyan_client.journal.ledger import Ledger
 from matyan_client.journal.points import SeriesState
 from matyan_client.journal.writer import JournalEvent, JournalWriter
+from matyan_client.media import Media
+from matyan_client.objects import encode_stored
 from matyan_client.urls import BaseUrl, Endpoints
 from matyan_wire.batch import AUTO_STEP, METRIC, CreateRun, FinishRun, SeriesRef
 from matyan_wire.contexts import canonical_context
@@ -38,6 +42,9 @@ PATIENCE_S: Final = 3.0
 LOG_RECORDS: Final = "__log_records"
 
 _MAX_CACHED_SERIES: Final = 1_000_000
+
+_abandoned: list[object] = []
+"""Of a parent, in a forked child: never closed there."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,10 @@ class Delivery:
         problem: Why there is none, or what the server refused last; None when well.
         address: Where it is sent to.
         journal: The local log, None when there is none.
+        uploads: Files and objects' bytes handed over for upload.
+        uploaded: Of these, those the blob store holds.
+        uploaded_bytes: Their bytes.
+        pending_uploads: Neither done nor refused yet.
     """
 
     accepted: int
@@ -65,6 +76,10 @@ class Delivery:
     problem: str | None
     address: str
     journal: Path | None
+    uploads: int = 0
+    uploaded: int = 0
+    uploaded_bytes: int = 0
+    pending_uploads: int = 0
 
     @property
     def pending(self) -> int:
@@ -103,6 +118,7 @@ class RunWriter:
         self._opening = opening
         self._state_dir = _env.state_dir()
         self._max_bytes = _env.JOURNAL_MAX_BYTES.get()
+        self._copy_max_bytes = _env.UPLOAD_COPY_MAX_BYTES.get()
         sweep = _env.SYNC_ORPHANS.get()
         self._interval_s = max(0.005, _env.FLUSH_INTERVAL_S.get())
         self._lock = threading.RLock()
@@ -116,13 +132,14 @@ class RunWriter:
         self._writer_id = ""
         self._ledger: Ledger | None = None
         self._sender: Sender | None = None
+        self._uploader: Uploader | None = None
         self._journal: JournalWriter | None = None
         self._open()
         lifecycle.register(self)
         now_us = time.time_ns() // 1000
         self.write(CreateRun(now_us, opening.force_resume))
         if sweep:
-            orphans.sweep_in_background(self._state_dir)
+            orphans.sweep_in_background(self._state_dir, lender=opening.endpoints)
 
     # Writing.
 
@@ -232,6 +249,93 @@ class RunWriter:
         """
         self.write_object("log_records", LOG_RECORDS, dict(record), step=AUTO_STEP)
 
+    def write_media(  # noqa: PLR0913 - the columns of a point
+        self,
+        name: Any,
+        items: list[Media],
+        *,
+        is_list: bool,
+        step: int | None = None,
+        epoch: float = math.nan,
+        context: Context | None = None,
+    ) -> None:
+        """Store an object point whose bytes are uploaded, or a list of them.
+
+        Raises:
+            TypeError, ValueError: If name or context cannot be used.
+            RuntimeError: If the run is closed.
+        """
+        kind = items[0].kind
+        series = self.series(kind, name, context)
+        if series is None:
+            return
+        text = context_text(context)
+        counted = series.next_step if step is None else step
+        shown = None if counted == AUTO_STEP else counted
+        values: list[dict[str, Any]] = []
+        for item in items:
+            path = artifacts.object_path(
+                name, text, kind=kind, step=shown, file_format=item.format
+            )
+            key = f"{self._opening.run_id}/{path}"
+            values.append({**item.json(), "s3_key": key})
+            if self._upload(path, item.data, item.content_type) is None:
+                return
+        payload = encode_stored(values if is_list else values[0])
+        if not self._open().append_object(series, step, epoch, payload):
+            self._warn_refused()
+        self._wake_uploader()
+
+    def write_file(self, path: str, source: Path, *, content_type: str) -> int | None:
+        """Have a file uploaded as `path`; return the upload's index.
+
+        None when there is no room for it; that is counted.
+
+        Raises:
+            OSError: If the file cannot be read.
+            RuntimeError: If the run is closed.
+        """
+        index = self._upload(path, source.absolute(), content_type)
+        self._wake_uploader()
+        return index
+
+    def _upload(
+        self, path: str, content: bytes | Path, content_type: str
+    ) -> int | None:
+        index = self._open().append_upload(
+            path, content, content_type=content_type, copy_max=self._copy_max_bytes
+        )
+        if index is None:
+            self._warn_refused()
+        return index
+
+    def _wake_uploader(self) -> None:
+        if self._uploader is not None:
+            self._uploader.wake()
+
+    def wait_uploaded(self, indices: list[int], *, stall_s: float) -> int:
+        """Wait until some uploads are done or refused; return how many are done.
+
+        Args:
+            indices: As `write_file` returns them.
+            stall_s: Gives up when nothing has got on for so long; then 0 is returned.
+        """
+        uploader = self._uploader
+        if uploader is None or not indices:
+            return 0
+        first, stop = min(indices), max(indices) + 1
+        line = console.ProgressLine()
+        began = time.monotonic()
+
+        def over() -> bool:
+            progress = uploader.progress
+            line.show(progress_text(progress))
+            return time.monotonic() - max(began, progress.moved_at) > stall_s
+
+        done = uploader.wait(first, stop, over=over)
+        line.clear()
+        return len(indices) - uploader.count_refused(first, stop) if done else 0
+
     def _warn_refused(self) -> None:
         journal = self._journal
         for reason in journal.refused() if journal else ():
@@ -260,8 +364,10 @@ class RunWriter:
         meta = directories.Meta(
             run_id=opening.run_id,
             writer=self._writer_id,
-            backend_url=opening.endpoints.backend,
-            frontier_url=opening.endpoints.frontier or "",
+            backend_url=str(opening.endpoints.backend),
+            frontier_url=str(opening.endpoints.frontier or ""),
+            ca_bundle=opening.endpoints.backend.tls.ca_bundle,
+            verify_tls=opening.endpoints.backend.tls.verify,
             boot_id=directories.boot_id(),
             process_id=os.getpid(),
             created_us=time.time_ns() // 1000,
@@ -272,7 +378,9 @@ class RunWriter:
         return journal
 
     def _start_sender(self, journal: JournalWriter, path: Path) -> None:
+        backend = self._opening.endpoints.backend
         frontier = self._opening.endpoints.frontier
+        uploader = self._make_uploader(journal, backend, frontier)
         self._ledger = Ledger(path)
         self._sender = Sender(
             run_id=self._opening.run_id,
@@ -288,17 +396,27 @@ class RunWriter:
                 ),
             ),
             ledger=self._ledger,
-            gateway=Gateway(
-                backend=BaseUrl.parse(self._opening.endpoints.backend),
-                frontier=BaseUrl.parse(frontier) if frontier else None,
-            ),
+            gateway=Gateway(backend=backend, frontier=frontier),
             interval_s=self._interval_s,
             on_tick=self._tick,
             on_acknowledged=lambda cut: journal.forget(
                 points=cut.points, events=cut.events
             ),
+            expecting=lambda: uploader is not None and not uploader.idle(),
         )
         self._sender.start()
+
+    def _make_uploader(
+        self, journal: JournalWriter, backend: BaseUrl, frontier: BaseUrl | None
+    ) -> Uploader | None:
+        queue = journal.upload_queue()
+        if queue is not None:
+            self._uploader = Uploader(
+                run_id=self._opening.run_id,
+                queue=queue,
+                gateway=BlobGateway(backend=backend, frontier=frontier),
+            )
+        return self._uploader
 
     def _tick(self) -> None:
         journal = self._journal
@@ -321,9 +439,12 @@ class RunWriter:
         """How far the data has come."""
         journal, sender = self._journal, self._sender
         progress = sender.progress if sender else Progress()
+        uploading = self._uploader.progress if self._uploader else UploadProgress()
+        uploads = journal.uploads_end if journal else 0
         dropped = dict(journal.refused()) if journal else {}
-        for reason, count in progress.refused.items():
-            dropped[reason] = dropped.get(reason, 0) + count
+        for refused in (progress.refused, uploading.refused):
+            for reason, count in refused.items():
+                dropped[reason] = dropped.get(reason, 0) + count
         return Delivery(
             accepted=journal.accepted if journal else 0,
             sent=progress.sent,
@@ -331,9 +452,15 @@ class RunWriter:
             durable=self._durable,
             dropped=dropped,
             connected=progress.connected,
-            problem=progress.problem,
-            address=progress.address or self._opening.endpoints.backend,
+            problem=progress.problem or uploading.problem,
+            address=progress.address or str(self._opening.endpoints.backend),
             journal=journal.path if journal else None,
+            uploads=uploads,
+            uploaded=uploading.uploaded,
+            uploaded_bytes=uploading.uploaded_bytes,
+            pending_uploads=uploads
+            - uploading.uploaded
+            - sum(uploading.refused.values()),
         )
 
     def position(self) -> tuple[str, int, int]:
@@ -348,12 +475,19 @@ class RunWriter:
             self._durable = max(self._durable, points)
 
     def flush(self, *, timeout_s: float) -> bool:
-        """Wait until the server has acknowledged all that was written before."""
+        """Wait until the server holds all that was written before, uploads too."""
         journal, sender = self._journal, self._sender
         if journal is None or sender is None:
             return journal is None
+        deadline = time.monotonic() + timeout_s
+        if self._uploader is not None and not self._uploader.wait(
+            0, journal.uploads_end, over=lambda: time.monotonic() > deadline
+        ):
+            return False
         return sender.flush(
-            points=journal.points.end, events=journal.events_end, timeout_s=timeout_s
+            points=journal.points.end,
+            events=journal.events_end,
+            timeout_s=deadline - time.monotonic(),
         )
 
     # The end.
@@ -372,16 +506,34 @@ class RunWriter:
         journal, sender = self._journal, self._sender
         if journal is None:
             return
-        patience_s = min(PATIENCE_S, timeout_s)
-        complete = sender is not None and sender.finish(
-            timeout_s=timeout_s, patience_s=patience_s
-        )
+        if journal.path is not None:
+            directories.mark_closed(journal.path)
+        complete = sender is not None and self._finish(sender, timeout_s)
         self._name_losses()
         journal.close(remove=complete)
         if self._ledger is not None and complete:
             self._ledger.close()
         if not complete and journal.path is not None:
             self._hand_over(journal.path)
+
+    def _finish(self, sender: Sender, timeout_s: float) -> bool:
+        patience_s = min(PATIENCE_S, timeout_s)
+        uploader = self._uploader
+        line = console.ProgressLine()
+
+        def hopeless() -> bool:
+            if uploader is None:
+                return False
+            line.show(progress_text(uploader.progress))
+            return uploader.is_stuck(patience_s)
+
+        complete = sender.finish(
+            timeout_s=timeout_s, patience_s=patience_s, hopeless=hopeless
+        )
+        line.clear()
+        if uploader is not None:
+            uploader.stop()
+        return complete
 
     def _name_losses(self) -> None:
         dropped = self.delivery.dropped
@@ -396,12 +548,17 @@ class RunWriter:
         budget_s = 0.0
         with contextlib.suppress(ValueError):
             budget_s = _env.DETACHED_SYNC_S.get()
-        started = orphans.deliver_detached(path, budget_s=budget_s)
+        started = orphans.deliver_detached(
+            path, endpoints=self._opening.endpoints, budget_s=budget_s
+        )
         who = "A process of its own goes on sending it, then" if started else "Later"
         delivery = self.delivery
+        rest = f"{delivery.pending} points"
+        if delivery.pending_uploads:
+            rest += f", {delivery.pending_uploads} uploads"
         console.say(
             f"run {self._opening.run_id}: not everything is sent yet; the rest "
-            f"({delivery.pending} points) waits in {path}: "
+            f"({rest}) waits in {path}: "
             f"{delivery.problem or 'the server is slow.'} {who} the next Run() or "
             "`matyan-client sync` does."
         )
@@ -420,7 +577,9 @@ class RunWriter:
             self._journal.abandon()
         if self._sender is not None:
             self._sender.abandon()
-        self._journal = self._sender = self._ledger = None
+        if self._uploader is not None:
+            _abandoned.append(self._uploader.abandon())
+        self._journal = self._sender = self._ledger = self._uploader = None
         self._plain, self._in_context, self._by_ref = {}, {}, {}
         self._counts = False
         self._forked = True

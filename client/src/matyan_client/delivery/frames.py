@@ -51,11 +51,11 @@ _series_decoder: Final = msgspec.msgpack.Decoder(SeriesRef)
 
 
 class Ends(NamedTuple):
-    """Where a journal's logs end at present, in the process that writes it."""
+    """Where those of a journal's logs end at present that this process writes."""
 
-    points: Callable[[], int]
-    events: Callable[[], int]
-    series: Callable[[], int]
+    points: Callable[[], int] | None = None
+    events: Callable[[], int] | None = None
+    series: Callable[[], int] | None = None
 
 
 class Frame(NamedTuple):
@@ -84,10 +84,11 @@ class FrameCutter:
         run_id: The run.
         writer: The writer's id.
         ledger: The journal's ledger.
-        ends: The logs' ends when the journal is being written by this process.
+        ends: The logs' ends, of those that are being written by this process.
 
     Attributes:
         damaged: Points whose series is unknown, and records lost to damage.
+        finished: Whether the end of the run has been cut.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class FrameCutter:
         run_id: str,
         writer: str,
         ledger: Ledger,
-        ends: Ends | None = None,
+        ends: Ends = Ends(),  # noqa: B008 - immutable
     ) -> None:
         self._run_id = run_id
         self._writer = writer
@@ -107,15 +108,14 @@ class FrameCutter:
             directory,
             EVENTS,
             start=ledger.acked.events,
-            limit=ends.events if ends else None,
+            limit=ends.events,
         )
-        self._definitions = RecordReader(
-            directory, SERIES, limit=ends.series if ends else None
-        )
+        self._definitions = RecordReader(directory, SERIES, limit=ends.series)
         self._series: dict[int, SeriesRef] = {}
         self._damaged_points = 0
+        self.finished = False
         self._ends = ends
-        end = self._points.find_end() if ends is None else 0
+        end = self._points.find_end() if ends.points is None else 0
         self._found_end = max(end, ledger.acked.points)
         if ledger.acked.seq == 0:
             # Behind a lost ledger, what was acknowledged is deleted already.
@@ -130,7 +130,7 @@ class FrameCutter:
     @property
     def points_end(self) -> int:
         """Index after the last point there is to send."""
-        return self._ends.points() if self._ends else self._found_end
+        return self._ends.points() if self._ends.points else self._found_end
 
     def pending(self) -> int:
         """Return how many points and events wait to be cut; events count as one."""
@@ -171,6 +171,7 @@ class FrameCutter:
             if until is None and isinstance(event, FinishRun) and not finish:
                 break  # it waits for the last points
             self._events.take()
+            self.finished = self.finished or isinstance(event, FinishRun)
             room -= len(record.payload)
             events.append(event)
             if until is None and len(events) >= MAX_EVENTS:

@@ -10,7 +10,6 @@ from __future__ import annotations
 # Loaded here and not when the sender's thread first needs them: a fork in the middle of
 # that thread's import would leave the child with half a module for good.
 import encodings.idna  # noqa: F401  # pyright: ignore[reportUnusedImport]
-import ssl
 from typing import Final
 
 import httpcore  # noqa: F401  # pyright: ignore[reportUnusedImport]
@@ -21,6 +20,7 @@ from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
+from matyan_client import tls
 from matyan_client.delivery.channels import (
     BinaryCodec,
     Channel,
@@ -130,6 +130,7 @@ def find_gateway(backend: BaseUrl) -> BaseUrl | None:
             backend.rest("version/"),
             headers=backend.authorization(),
             timeout=OPEN_TIMEOUT_S,
+            verify=backend.tls.context(),
         ).raise_for_status()
         answer = msgspec.json.decode(response.content, type=_Version)
     except (httpx.HTTPError, msgspec.MsgspecError):
@@ -149,6 +150,7 @@ def _open(address: BaseUrl, run_id: str) -> Channel:
         subprotocols=[Subprotocol(SUBPROTOCOL)],
         compression=None,
         additional_headers=address.authorization(),
+        ssl=address.tls.context() if address.scheme == "https" else None,
         open_timeout=OPEN_TIMEOUT_S,
         close_timeout=CLOSE_TIMEOUT_S,
         ping_interval=PING_S,
@@ -167,8 +169,15 @@ def _refusal(address: BaseUrl, status: int) -> GatewayUnreachableError:
     if status in _BUSY:
         text = f"{address} is busy or starting (HTTP {status}); it is tried again."
         return GatewayUnreachableError(text)
-    if status in _CLOSED_DOOR | {403}:
-        remedy = "Check the credentials in the address (http://user:password@host)."
+    if status == 403:
+        remedy = "Its token may not log runs: take one whose scope is `write`."
+    elif status in _CLOSED_DOOR and not address.is_let_in:
+        remedy = "It needs a token: give `token=` or set MATYAN_TOKEN."
+    elif status in _CLOSED_DOOR:
+        remedy = (
+            "The token (`token=`, MATYAN_TOKEN, or in the address) is unknown there, "
+            "expired or revoked: give another."
+        )
     elif status == 404:
         remedy = (
             "Check the address: it must be the Matyan server, with its path prefix if "
@@ -191,9 +200,8 @@ def _no_websocket(address: BaseUrl, error: Exception) -> GatewayUnreachableError
 
 
 def _unreachable(address: BaseUrl, error: Exception) -> GatewayUnreachableError:
-    if isinstance(error, ssl.SSLError):
-        remedy = "Check the certificate, or set SSL_CERT_FILE to your authority's."
-    else:
-        remedy = "Start the server (`make up`), or check `repo=` / MATYAN_BACKEND_URL."
+    remedy = tls.remedy(error) or (
+        "Start the server (`make up`), or check `repo=` / MATYAN_BACKEND_URL."
+    )
     reason = str(error) or type(error).__name__
     return GatewayUnreachableError(f"{address} cannot be reached ({reason}). {remedy}")

@@ -79,6 +79,7 @@ class Sender:
         on_tick: Called by the thread several times a second, e.g. to allocate ahead.
         on_acknowledged: Called by the thread with the end of what is acknowledged.
         quiet: Whether to keep connection problems to `Progress` alone.
+        expecting: Whether more events will come although the run is finishing.
     """
 
     def __init__(  # noqa: PLR0913 - what it works on, and when
@@ -92,8 +93,10 @@ class Sender:
         on_tick: Callable[[], None] = lambda: None,
         on_acknowledged: Callable[[Cut], None] = lambda _: None,
         quiet: bool = False,
+        expecting: Callable[[], bool] = lambda: False,
     ) -> None:
         self._run_id = run_id
+        self._expecting = expecting
         self._cutter = cutter
         self._ledger = ledger
         self._gateway = gateway
@@ -156,12 +159,19 @@ class Sender:
 
         return self._wait(reached, timeout_s)
 
-    def finish(self, *, timeout_s: float, patience_s: float) -> bool:
+    def finish(
+        self,
+        *,
+        timeout_s: float,
+        patience_s: float,
+        hopeless: Callable[[], bool] = lambda: False,
+    ) -> bool:
         """Deliver the rest and end the thread; return whether all was acknowledged.
 
         Args:
             timeout_s: The whole budget.
             patience_s: How much of it may go by without any connection.
+            hopeless: Gives up earlier when it is true; asked several times a second.
         """
         deadline = time.monotonic() + timeout_s
         self._finishing = True
@@ -169,24 +179,32 @@ class Sender:
 
         def over() -> bool:
             lost = not self._progress.connected and time.monotonic() > give_up
-            return not self._thread.is_alive() or lost
+            return not self._thread.is_alive() or lost or hopeless()
 
         self._wait(over, timeout_s)
         done = not self._thread.is_alive() and not self._stopping
         self.stop(timeout_s=max(0.5, deadline - time.monotonic()) if not done else 0)
         return done
 
-    def drain(self, *, stall_s: float, abandoned: Callable[[], bool]) -> bool:
+    def drain(
+        self,
+        *,
+        stall_s: float,
+        abandoned: Callable[[], bool],
+        moved_at: Callable[[], float] = lambda: 0.0,
+    ) -> bool:
         """Deliver the rest, however long it takes; return whether all was acknowledged.
 
         Args:
             stall_s: Give up when nothing has been acknowledged for so long.
             abandoned: Give up when this is true.
+            moved_at: When something else last got on, monotonic: counts as well.
         """
         self._finishing = True
 
         def over() -> bool:
-            stalled = time.monotonic() - self._acknowledged_at > stall_s
+            last = max(self._acknowledged_at, moved_at())
+            stalled = time.monotonic() - last > stall_s
             return not self._thread.is_alive() or stalled or abandoned()
 
         self._acknowledged_at = time.monotonic()
@@ -250,6 +268,7 @@ class Sender:
             self._finishing
             and not self._window
             and self._ledger.planned is None
+            and not self._expecting()  # asked first: it ends with one more event
             and self._cutter.pending() == 0
         )
 

@@ -20,6 +20,8 @@ FORMAT: Final = 1
 
 LOCK_NAME: Final = "lock"
 META_NAME: Final = "meta.json"
+CLOSED_NAME: Final = "closed"
+"""There when the owner closed the run, rather than being killed."""
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
@@ -32,7 +34,10 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
         run_id: The run.
         writer: The writer, as in `Position.writer`.
         backend_url: Where the run's owner looked for the backend.
-        frontier_url: The gateway it was given, "" for "the same host".
+        frontier_url: The gateway it was given, "" for "the same host". Neither holds
+            credentials: whoever delivers brings them.
+        ca_bundle: File with further certificates the owner trusted, "" for none.
+        verify_tls: Whether the owner checked certificates.
         boot_id: The machine's boot; another one means the page cache was lost.
         process_id: The owner.
         created_us: When the journal was made, microseconds since the epoch.
@@ -43,6 +48,8 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
     writer: str
     backend_url: str
     frontier_url: str = ""
+    ca_bundle: str = ""
+    verify_tls: bool = True
     boot_id: str = ""
     process_id: int = 0
     created_us: int = 0
@@ -144,6 +151,17 @@ def read_meta(directory: Path) -> Meta | None:
         return None
 
 
+def mark_closed(directory: Path) -> None:
+    """Note that the owner closes the run; nothing depends on it but what is said."""
+    with contextlib.suppress(OSError):
+        (directory / CLOSED_NAME).touch(mode=0o600)
+
+
+def was_closed(directory: Path) -> bool:
+    """Return whether the owner closed the run."""
+    return (directory / CLOSED_NAME).exists()
+
+
 def iter_journals(state_dir: Path) -> Iterator[tuple[Path, Meta]]:
     """Yield every journal with its description, oldest first."""
     fallback = Path(tempfile.gettempdir()) / f"matyan-{os.getuid()}"
@@ -169,7 +187,8 @@ def remove(directory: Path) -> None:
 def disk_bytes(directory: Path) -> int:
     """Return the disk space a journal has reserved."""
     total = 0
-    for path in directory.glob("*"):
+    for path in directory.rglob("*"):
         with contextlib.suppress(OSError):
-            total += path.stat().st_size
+            if path.is_file():
+                total += path.stat().st_size
     return total

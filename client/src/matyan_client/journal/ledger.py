@@ -135,6 +135,11 @@ class Ledger:
         """The next frame's bounds, when an earlier process has fixed them."""
         return self._planned[0] if self._planned else None
 
+    @property
+    def fixed(self) -> Cut:
+        """The last frame whose bounds are known: nothing may be put before its end."""
+        return self._planned[-1] if self._planned else self.last
+
     def cut(self, *, points: int, events: int) -> Cut:
         """Fix the next frame's bounds, or go past the planned ones."""
         if self._planned:

@@ -23,6 +23,7 @@ from zlib import crc32
 from matyan_client.journal import mapping
 
 SEGMENT_BYTES: Final = 256 * 1024
+_ADOPTED_BYTES: Final = 16 * 1024
 
 _HEADER: Final = struct.Struct("<IIIIQ")
 _MAGIC: Final = 0x4D54524E
@@ -59,9 +60,10 @@ class RecordWriter:
         budget: Shared with the journal's other logs; guarded by `lock`.
         lock: The journal's lock.
         segment_bytes: Size of a segment, unless one record needs more.
+        end: Index of the first record, when an earlier writer's are there.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - where it stands among a journal's logs
         self,
         directory: Path | None,
         name: str,
@@ -69,6 +71,7 @@ class RecordWriter:
         budget: mapping.Budget,
         lock: mapping.Lock,
         segment_bytes: int = SEGMENT_BYTES,
+        end: int = 0,
     ) -> None:
         self._directory = directory
         self._name = name
@@ -77,7 +80,7 @@ class RecordWriter:
         self._segment_bytes = segment_bytes
         self._memory: mmap | None = None
         self._offset = 0
-        self.end = 0
+        self.end = end
 
     def append(self, payload: bytes) -> int:
         """Store one record; it outlives the process. Return its index.
@@ -145,6 +148,32 @@ class RecordWriter:
 def _segments(directory: Path, name: str) -> list[tuple[int, Path]]:
     paths = directory.glob(f"{name}-*")
     return sorted((int(path.name.rpartition("-")[2]), path) for path in paths)
+
+
+def find_end(directory: Path, name: str, *, start: int = 0) -> int:
+    """Return the index after the last whole record of a log nobody writes."""
+    reader = RecordReader(directory, name, start=start)
+    while reader.take() is not None:
+        pass
+    return reader.position
+
+
+def adopt(directory: Path, name: str, *, end: int, lock: mapping.Lock) -> RecordWriter:
+    """Return a writer that goes on behind the records of a dead one.
+
+    Args:
+        directory: The journal; its lock is held by this process.
+        name: Name of the log.
+        end: Index of the next record, at least `find_end`.
+        lock: Guards the log from now on.
+    """
+    for first, path in _segments(directory, name):
+        if first >= end:  # allocated, and nothing written into it
+            path.unlink(missing_ok=True)
+    budget = mapping.Budget(2**63)  # what is left was within bounds when it was made
+    return RecordWriter(
+        directory, name, budget=budget, lock=lock, segment_bytes=_ADOPTED_BYTES, end=end
+    )
 
 
 class RecordReader:

@@ -20,6 +20,7 @@ from matyan_client.journal import mapping
 from matyan_client.journal.ledger import Ledger
 from matyan_client.journal.points import CAPACITY, PointWriter, SeriesState
 from matyan_client.journal.records import RecordWriter
+from matyan_client.journal.uploads import UPLOADED, Upload, UploadQueue, UploadWriter
 from matyan_wire.batch import (
     AddTag,
     BlobRef,
@@ -77,6 +78,7 @@ class JournalWriter:
         lock: Held while something is stored; re-entrant, because a signal handler or
             a finalizer may track in the middle of a `track`.
         points: The metric points.
+        uploads: Where uploads are registered.
     """
 
     def __init__(
@@ -90,6 +92,10 @@ class JournalWriter:
         )
         self._series = RecordWriter(path, SERIES, budget=budget, lock=self.lock)
         self._events = RecordWriter(path, EVENTS, budget=budget, lock=self.lock)
+        self.uploads = UploadWriter(path, budget=budget, lock=self.lock)
+        self._outcomes = RecordWriter(
+            path, UPLOADED, budget=budget, lock=self.lock, segment_bytes=16 * 1024
+        )
         self._held: directories.JournalLock | None = None
         self._refused: dict[str, int] = {}
         self._object_points = 0
@@ -137,6 +143,11 @@ class JournalWriter:
         """Index after the last series definition."""
         with self.lock:
             return self._series.end
+
+    @property
+    def uploads_end(self) -> int:
+        """Index after the last upload."""
+        return self.uploads.end
 
     @property
     def accepted(self) -> int:
@@ -190,6 +201,49 @@ class JournalWriter:
                     series.next_step = step + 1
             return stored
 
+    def append_upload(
+        self, path: str, content: bytes | Path, *, content_type: str, copy_max: int
+    ) -> int | None:
+        """Register an upload of bytes or of a file; return its index.
+
+        None when there is no room for it.
+
+        Raises:
+            OSError: If the file cannot be read.
+        """
+        if isinstance(content, Path):
+            content.open("rb").close()  # what is the file's fault is the caller's
+        try:
+            if isinstance(content, Path):
+                return self.uploads.add_file(
+                    path, content, content_type=content_type, copy_max_bytes=copy_max
+                )
+            return self.uploads.add_bytes(path, content, content_type=content_type)
+        except OSError as error:
+            with self.lock:
+                self._refuse(error)
+            return None
+
+    def upload_queue(self) -> UploadQueue | None:
+        """Return what takes the uploads from here, None when there is no journal."""
+        if self.path is None:
+            return None
+        return UploadQueue(
+            self.path,
+            append_event=self._append_reference,
+            outcomes=self._outcomes,
+            limit=lambda: self.uploads.end,
+            on_finished=self._finished_upload,
+        )
+
+    def _append_reference(self, reference: BlobRef) -> None:
+        with self.lock:
+            self._events.append(_encoder.encode(reference))
+
+    def _finished_upload(self, upload: Upload, before: int) -> None:
+        self.uploads.release(upload.reserved)
+        self.uploads.forget_before(before)
+
     def _refuse(self, error: OSError) -> None:
         reason = refusal_reason(error)
         self._refused[reason] = self._refused.get(reason, 0) + 1
@@ -206,6 +260,8 @@ class JournalWriter:
         self.points.close()
         self._series.close()
         self._events.close()
+        self.uploads.close()
+        self._outcomes.close()
         if remove and self.path is not None:
             directories.remove(self.path)
         if self._held is not None:
