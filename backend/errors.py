@@ -10,7 +10,8 @@
     │   ├── RunNotFoundError, ExperimentNotFoundError, TagNotFoundError,
     │   └── NoteNotFoundError, EntityNotFoundError, …
     ├── ConflictError                409
-    │   └── NameTakenError
+    │   ├── NameTakenError
+    │   └── TargetNotEmptyError, SourceChangingError
     ├── AccessError                  401  who asks, and what they may do
     │   ├── ForbiddenError           403
     │   ├── TooManyAttemptsError     429
@@ -27,6 +28,7 @@
     ├── EventLogError                503  the event log
     │   ├── EventLogFullError, EventLogUnavailableError, EventLogClosedError
     │   └── RecordTooLargeError      422
+    ├── TaskQueueUnavailableError    503  the task queue
     └── BlobStoreError               503  the blob store
         ├── BlobStoreFullError, BlobStoreUnavailableError
         ├── BlobNotFoundError        404
@@ -216,6 +218,22 @@ class AccessUnavailableError(AccessError):
     hint = "Try again; the server's log tells what is wrong with its database"
 
 
+class TargetNotEmptyError(ConflictError):
+    """The target of a copy holds data. Fields: reason."""
+
+    code = "target_not_empty"
+    message = "The target of the copy is not empty"
+    hint = "Copy into an empty store, or pass --resume to go on with a copy"
+
+
+class SourceChangingError(ConflictError):
+    """The source was written to during the copy. Fields: differences."""
+
+    code = "source_changing"
+    message = "The source changes faster than it can be copied"
+    hint = "Stop the servers and workers that use it, then go on with --resume"
+
+
 class StoreError(MatyanError):
     """The key-value store could not do what was asked."""
 
@@ -364,6 +382,15 @@ class StaleConsumerError(EventLogError):
 
     code = "stale_consumer"
     message = "The consumer no longer owns the partition"
+
+
+class TaskQueueUnavailableError(MatyanError):
+    """The task queue took no task. Fields: reason."""
+
+    code = "task_queue_unavailable"
+    http_status = 503
+    message = "The task queue is unavailable"
+    hint = "Start its broker; what waits is sent then"
 
 
 class BlobStoreError(MatyanError):

@@ -23,7 +23,12 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from backend.errors import ConflictError, FormatError, InvalidInputError
+from backend.errors import (
+    FormatError,
+    InvalidInputError,
+    SourceChangingError,
+    TargetNotEmptyError,
+)
 from backend.storage import keyspace
 from backend.storage.codecs.frames import corrupt
 from backend.storage.engine.base import Engine, KeyValue, ReadTransaction, Transaction
@@ -36,22 +41,6 @@ MAX_PASSES: Final = 5
 _ALL: Final = (b"", b"\xff")
 _APART: Final = frozenset({keyspace.pack_format(), keyspace.pack_copy()})
 """Keys that are not copied but written by the first and the last step."""
-
-
-class TargetNotEmptyError(ConflictError):
-    """The target of a copy holds data. Fields: reason."""
-
-    code = "target_not_empty"
-    message = "The target of the copy is not empty"
-    hint = "Copy into an empty store, or pass --resume to go on with a copy"
-
-
-class SourceChangingError(ConflictError):
-    """The source was written to during the copy. Fields: differences."""
-
-    code = "source_changing"
-    message = "The source changes faster than it can be copied"
-    hint = "Stop the servers and workers that use it, then go on with --resume"
 
 
 class CopyProgress(msgspec.Struct, array_like=True):

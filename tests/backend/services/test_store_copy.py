@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from backend.errors import FormatError, InvalidInputError
-from backend.services import store_copy
-from backend.services.store_copy import (
-    CopyProgress,
+from backend.errors import (
+    FormatError,
+    InvalidInputError,
     SourceChangingError,
     TargetNotEmptyError,
-    copy_store,
 )
+from backend.services import store_copy
+from backend.services.store_copy import CopyProgress, copy_store
 from backend.services.store_verify import verify_store
 from backend.storage import keyspace
 from backend.storage.engine.base import Engine, KeyValue
