@@ -69,9 +69,9 @@ async def _presign(
     if route is None:
         raise HttpError(404, "not_found", "Not Found")
     _check_method(scope, "POST")
-    base_url = public_url(scope, prefix=match["prefix"])
     try:
         await authenticate(scope)
+        base_url = public_url(scope, prefix=match["prefix"])
         answer = await route(Request(await read_json(receive), base_url))
     except DisconnectedError:
         return

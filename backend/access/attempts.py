@@ -41,7 +41,7 @@ class AttemptLimiter:
     def is_blocked(self, address: str) -> bool:
         """Return whether `address` has to wait."""
         with self._lock:
-            return self._level(_network(address)) >= self._burst
+            return self._level(_network(address)) > self._burst - 1
 
     def count(self, address: str) -> None:
         """Count one failure of `address`."""
@@ -60,8 +60,7 @@ class AttemptLimiter:
 
     def _level(self, key: str) -> float:
         level, since = self._failures.get(key, (0.0, 0.0))
-        # Rounded, or a bucket that is full by a hair's breadth less would let one in.
-        return max(0.0, round(level - (self._clock() - since) * self._per_s, 3))
+        return max(0.0, level - (self._clock() - since) * self._per_s)
 
 
 def _network(address: str) -> str:

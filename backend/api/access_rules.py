@@ -46,10 +46,10 @@ _READING_POST: Final = re.compile(r"/(?:get-batch|align)/\?\$\Z")
 
 _DESTROYING: Final = frozenset(
     {
-        ("DELETE", r"^api/v1/rest/^runs/(?P<run_id>[^/]+)/?$"),
-        ("POST", r"^api/v1/rest/^runs/delete-batch/?$"),
-        ("POST", r"^api/v1/rest/^runs/(?P<run_id>[^/]+)/clear-tombstone/?$"),
-        ("DELETE", r"^api/v1/rest/^experiments/(?P<experiment_id>[^/]+)/?$"),
+        ("DELETE", r"^api/v1/rest/runs/(?P<run_id>[^/]+)/?$"),
+        ("POST", r"^api/v1/rest/runs/delete-batch/?$"),
+        ("POST", r"^api/v1/rest/runs/(?P<run_id>[^/]+)/clear-tombstone/?$"),
+        ("DELETE", r"^api/v1/rest/experiments/(?P<experiment_id>[^/]+)/?$"),
     }
 )
 """What cannot be made again, or brings deleted runs' late records back."""

@@ -52,10 +52,12 @@ async def connect() -> AsyncIterator[Connect]:
         path: str = "/api/v1/ws/runs/{}",
         binary: bool = False,
         paced: bool = True,
+        token: str = "",
     ) -> WebsocketCommunicator:
         communicator = WebsocketCommunicator(
             application(None),
             path.format(run_id),
+            headers=[(b"authorization", f"Bearer {token}".encode())] if token else [],
             subprotocols=[SUBPROTOCOL] if binary else [],
         )
         # The communicator would read "//api" as a host.

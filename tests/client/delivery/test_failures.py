@@ -165,8 +165,8 @@ def test_refusals_at_the_door_are_waited_out(server, open_run):
 @pytest.mark.parametrize(
     ("status", "remedy"),
     [
-        (401, "credentials"),
-        (403, "credentials"),
+        (401, "MATYAN_TOKEN"),
+        (403, "scope"),
         (404, "frontier_url="),
         (418, "proxy"),
     ],
