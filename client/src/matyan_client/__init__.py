@@ -8,6 +8,12 @@ with Run(repo="http://localhost:53800") as run:
 """
 
 from matyan_client.media import Audio, Image
+from matyan_client.object_series import (
+    ObjectSeries,
+    StoredAudio,
+    StoredDistribution,
+    StoredImage,
+)
 from matyan_client.objects import Distribution, Figure, Text
 from matyan_client.repo import Repo, Series
 from matyan_client.rest import NotFoundError, QueryError, ServerError
@@ -21,10 +27,14 @@ __all__ = [
     "Figure",
     "Image",
     "NotFoundError",
+    "ObjectSeries",
     "QueryError",
     "Repo",
     "Run",
     "Series",
     "ServerError",
+    "StoredAudio",
+    "StoredDistribution",
+    "StoredImage",
     "Text",
 ]

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from typing_extensions import override
 
+from matyan_client import object_series
 from matyan_client.access import choose_endpoints
+from matyan_client.object_series import (
+    ObjectSeries,
+    StoredAudio,
+    StoredDistribution,
+    StoredImage,
+    iter_series,
+)
 from matyan_client.rest import NotFoundError, RestClient, ServerError
 from matyan_client.run import Run
 
@@ -257,13 +265,32 @@ class Repo:
         """
         return list(self._search("metric", query))
 
-    def query_images(self, query: str = "") -> list[RunDict]:
-        """Return the runs with image series matching `query`; see `query_metrics`."""
-        return list(self._search("images", query))
+    def query_images(self, query: str = "", *, blobs: bool = False) -> list[RunDict]:
+        """Return the runs with image series matching `query`, as the server says it.
 
-    def query_audios(self, query: str = "") -> list[RunDict]:
-        """Return the runs with audio series matching `query`; see `query_metrics`."""
-        return list(self._search("audios", query))
+        Args:
+            query: MatyanQL, e.g. `images.name == "samples"`.
+            blobs: Whether each image also gets its bytes, as "blob".
+
+        Raises:
+            QueryError: If the query cannot be understood.
+            ServerError: If the server cannot be asked.
+        """
+        return self._media("images", query, blobs=blobs)
+
+    def query_audios(self, query: str = "", *, blobs: bool = False) -> list[RunDict]:
+        """Return the runs with audio series matching `query`; see `query_images`."""
+        return self._media("audios", query, blobs=blobs)
+
+    def _media(self, kind: str, query: str, *, blobs: bool) -> list[RunDict]:
+        trees = list(self._search(kind, query))
+        if blobs:
+            for tree in trees:
+                for trace in cast("list[RunDict]", tree.get("traces") or []):
+                    trace["values"] = object_series.with_blobs(
+                        self._rest, kind, trace["values"]
+                    )
+        return trees
 
     def query_figure_objects(self, query: str = "") -> list[RunDict]:
         """Return the runs with figure series matching `query`; see `query_metrics`."""
@@ -276,6 +303,60 @@ class Repo:
     def query_texts(self, query: str = "") -> list[RunDict]:
         """Return the runs with text series matching `query`; see `query_metrics`."""
         return list(self._search("texts", query))
+
+    def images(
+        self, query: str = "", *, steps: int = 50
+    ) -> Iterator[ObjectSeries[list[StoredImage]]]:
+        """Yield the image series matching `query` with their bytes, as they arrive.
+
+        One series is in memory at a time.
+
+        Args:
+            query: MatyanQL, e.g. `images.name == "samples" and images.context.subset ==
+                "val"`.
+            steps: At most about so many steps of a series; 0 for all.
+
+        Raises:
+            QueryError: If the query cannot be understood.
+            ServerError: If the server cannot be asked.
+        """
+        return iter_series(
+            self._objects("images", query, steps),
+            lambda values: object_series.images(self._rest, values),
+        )
+
+    def audios(
+        self, query: str = "", *, steps: int = 50
+    ) -> Iterator[ObjectSeries[list[StoredAudio]]]:
+        """Yield the audio series matching `query` with their bytes; see `images`."""
+        return iter_series(
+            self._objects("audios", query, steps),
+            lambda values: object_series.audios(self._rest, values),
+        )
+
+    def texts(
+        self, query: str = "", *, steps: int = 50
+    ) -> Iterator[ObjectSeries[list[str]]]:
+        """Yield the text series matching `query`; see `images`."""
+        found = self._objects("texts", query, steps)
+        return iter_series(found, object_series.texts)
+
+    def distributions(
+        self, query: str = "", *, steps: int = 50
+    ) -> Iterator[ObjectSeries[StoredDistribution]]:
+        """Yield the series of histograms matching `query`; see `images`."""
+        found = self._objects("distributions", query, steps)
+        return iter_series(found, object_series.distributions)
+
+    def figures(
+        self, query: str = "", *, steps: int = 50
+    ) -> Iterator[ObjectSeries[dict[str, Any]]]:
+        """Yield the figure series matching `query`, Plotly dicts; see `images`."""
+        found = self._objects("figures", query, steps)
+        return iter_series(found, object_series.figures)
+
+    def _objects(self, kind: str, query: str, steps: int) -> Iterator[RunDict]:
+        return self._search(kind, query, record_density=steps, index_density=0)
 
     def _search(self, kind: str, query: str, **params: Any) -> Iterator[RunDict]:
         trees = self._rest.iter_trees(

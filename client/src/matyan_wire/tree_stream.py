@@ -311,7 +311,8 @@ class TreeDecoder:
     """
 
     def __init__(self) -> None:
-        self._buffer = b""
+        self._held: list[bytes] = []
+        self._held_bytes = self._wanted_bytes = 0
         self._trees: dict[Key, Any] = {}
         self._columns: list[tuple[Any, Key]] = []
 
@@ -323,16 +324,21 @@ class TreeDecoder:
         Raises:
             TreeStreamError: If the bytes cannot be a stream.
         """
-        buffer = self._buffer + chunk if self._buffer else bytes(chunk)
-        position = 0
-        while (stop := _pair_end(buffer, position)) > 0:
+        self._held.append(chunk)
+        self._held_bytes += len(chunk)
+        if self._held_bytes < self._wanted_bytes:
+            return  # joined once, when a long pair is all there
+        buffer, position = b"".join(self._held), 0
+        while (stop := _pair_end(buffer, position)) <= len(buffer):
             path, value = _split_pair(buffer, position, stop)
             position = stop
             if path:  # the root's own flag says nothing the other pairs do not say
                 if path[0] not in self._trees:
                     yield from self._deliver()
                 self._insert(path, value)
-        self._buffer = buffer[position:]
+        self._held = [buffer[position:]] if position < len(buffer) else []
+        self._held_bytes = len(buffer) - position
+        self._wanted_bytes = stop - position
 
     def finish(self) -> Iterator[tuple[Key, Any]]:
         """Yield the last tree, if there is one.
@@ -340,7 +346,7 @@ class TreeDecoder:
         Raises:
             TreeStreamError: If the stream ended inside a pair.
         """
-        if self._buffer:
+        if self._held_bytes:
             msg = "The stream ends inside a pair: the server stopped half way"
             raise TreeStreamError(msg)
         yield from self._deliver()
@@ -385,15 +391,15 @@ def iter_trees(chunks: Iterable[bytes]) -> Iterator[tuple[Key, Any]]:
 
 
 def _pair_end(buffer: bytes, start: int) -> int:
-    """Return where the pair at `start` ends, or -1 if it is not all there yet."""
+    """Return where the pair at `start` ends, at the least while it is not all there."""
     size = len(buffer)
     if size - start < 4:
-        return -1
-    value_at = start + 4 + _U32.unpack_from(buffer, start)[0]
+        return start + 4
+    value_at: int = start + 4 + _U32.unpack_from(buffer, start)[0]
     if size - value_at < 4:
-        return -1
+        return value_at + 4
     stop: int = value_at + 4 + _U32.unpack_from(buffer, value_at)[0]
-    return stop if stop <= size else -1
+    return stop
 
 
 def _split_pair(buffer: bytes, start: int, stop: int) -> tuple[list[Key], Any]:

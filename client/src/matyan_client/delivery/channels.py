@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
 from matyan_client.delivery.frames import Frame
-from matyan_client.delivery.json_messages import json_frames
+from matyan_client.delivery.json_messages import json_frames, left_out
 from matyan_wire.frames import encode_frame
 
 _WORTH_COMPRESSING: Final = 4096
@@ -34,11 +34,13 @@ class Ack(NamedTuple):
         seq: The frame, None for the oldest that is not answered.
         error: None when its content is in the event log.
         retry: Whether the same frame may succeed later.
+        left_out: What of the frame the protocol could not say: counts by reason.
     """
 
     seq: int | None
     error: str | None = None
     retry: bool = False
+    left_out: tuple[tuple[str, int], ...] = ()
 
 
 class Codec(Protocol):
@@ -143,10 +145,14 @@ class JsonCodec:
     def __init__(self) -> None:
         self._expected: deque[tuple[int, bool]] = deque()
         self._errors: dict[int, Ack] = {}
+        self._left_out: dict[int, tuple[tuple[str, int], ...]] = {}
 
     def encode(self, frame: Frame) -> list[bytes | str]:
         """Return one text message per thousand items."""
         texts: list[bytes | str] = list(json_frames(frame.batch))
+        missing = left_out(frame.batch)
+        if missing:
+            self._left_out[frame.cut.seq] = tuple(missing.items())
         ends = [False] * (len(texts) - 1) + [True]
         self._expected.extend((frame.cut.seq, end) for end in ends)
         return texts
@@ -159,7 +165,10 @@ class JsonCodec:
         if answer.get("status") != "ok":
             retry = bool(answer.get("retry", False))
             self._errors[seq] = Ack(seq, str(answer.get("error")), retry=retry)
-        return self._errors.pop(seq, Ack(seq)) if last else None
+        if not last:
+            return None
+        missing = self._left_out.pop(seq, ())
+        return self._errors.pop(seq, Ack(seq))._replace(left_out=missing)
 
 
 def _why(error: ConnectionClosed) -> str:

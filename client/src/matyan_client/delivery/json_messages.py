@@ -1,7 +1,7 @@
 """A batch as messages of the JSON protocol, for gateways without `matyan.v2`.
 
-Everything a batch says has a message, except deleting attributes: those are left out,
-and the sender says so.
+Everything a batch says has a message, except deleting attributes and steps with lists
+of objects: those are left out, and `left_out` counts them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from matyan_wire.batch import (
     Batch,
     BlobRef,
     CreateRun,
+    DeleteAttributes,
     Event,
     FinishRun,
     ObjectColumns,
@@ -32,6 +33,9 @@ from matyan_wire.batch import (
 )
 
 MESSAGES_PER_FRAME: Final = 1000
+
+NO_DELETIONS: Final = "deleted attributes: this server's protocol has no message for it"
+NO_LISTS: Final = "lists of objects: this server's protocol has no message for them"
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)  # noqa: UP017 - Python 3.10
 _OBJECT_TYPES: Final = {
@@ -55,6 +59,19 @@ def json_frames(batch: Batch) -> list[str]:
         json.dumps(messages[start : start + MESSAGES_PER_FRAME], separators=(",", ":"))
         for start in starts
     ]
+
+
+def left_out(batch: Batch) -> dict[str, int]:
+    """Return how much of `batch` JSON messages cannot say, by reason."""
+    deletions = sum(
+        len(event.paths)
+        for event in batch.events
+        if isinstance(event, DeleteAttributes)
+    )
+    payloads = batch.objects.payloads if batch.objects is not None else []
+    lists = sum(isinstance(decode_payload(payload), list) for payload in payloads)
+    counts = {NO_DELETIONS: deletions, NO_LISTS: lists}
+    return {reason: count for reason, count in counts.items() if count}
 
 
 def _messages(batch: Batch) -> Iterator[Message]:
@@ -142,7 +159,7 @@ def _object_messages(
             yield {"type": "log_terminal_line", "line": value, "step": step}
         elif ref.kind == "log_records":
             yield _log_record(value)
-        else:
+        elif not isinstance(value, list):
             yield {
                 "type": "log_custom_object",
                 "name": ref.name,

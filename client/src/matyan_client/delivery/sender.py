@@ -373,14 +373,16 @@ class Sender:
     def _account(self, frame: Frame, ack: Ack) -> None:
         with self._changed:
             before = self._progress
-            refused = before.refused
+            refused = dict(before.refused)
             acknowledged = before.acknowledged
             if ack.error is None:
                 acknowledged += frame.points
+                lost = dict(ack.left_out)
             else:
                 reason = f"refused by the server: {ack.error}"
-                count = frame.points + frame.events
-                refused = {**refused, reason: refused.get(reason, 0) + count}
+                lost = {reason: frame.points + frame.events}
+            for reason, count in lost.items():
+                refused[reason] = refused.get(reason, 0) + count
             self._progress = replace(
                 before,
                 acknowledged=acknowledged,
@@ -390,6 +392,12 @@ class Sender:
             )
             self._history.append((frame.cut, acknowledged))
             self._changed.notify_all()
+        for reason, count in ack.left_out:
+            console.warn(
+                f"{self._gateway.address} does not get {count} item(s) of run "
+                f"{self._run_id}: {reason}.",
+                key=f"left out {self._run_id} {reason}",
+            )
         if ack.error is not None:
             console.warn(
                 f"{self._gateway.address} refused a frame of run {self._run_id} "
