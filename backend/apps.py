@@ -15,6 +15,7 @@ class BackendConfig(AppConfig):
 
     @override
     def ready(self) -> None:
-        """Register what Django finds by import only: OpenAPI extensions, checks."""
+        """Register what Django finds by import only: pages, extensions, checks."""
         from backend import checks  # noqa: F401, PLC0415 - needs the app registry
+        from backend.admin import tokens  # noqa: F401, PLC0415 - needs the app registry
         from backend.api import schema  # noqa: F401, PLC0415 - needs the app registry
