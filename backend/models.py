@@ -10,6 +10,7 @@ from django.utils import timezone
 from typing_extensions import override
 
 from backend.domain.access import Scope
+from backend.domain.jobs import JOBS
 
 
 class ApiToken(models.Model):
@@ -66,3 +67,192 @@ class ApiToken(models.Model):
         if self.revoked_at is not None:
             return "revoked"
         return "usable" if self.is_usable(timezone.now()) else "expired"
+
+
+class MaintenanceRequest(models.Model):
+    """A job asked for, by a person or by the schedule, and what became of it.
+
+    The row is the truth: the task queue only says that there is something to do. Rows
+    are made by `backend.maintenance` and changed by the task workers.
+    """
+
+    class State(models.TextChoices):
+        """Where a request stands."""
+
+        QUEUED = "queued", "queued"
+        RUNNING = "running", "running"
+        DONE = "done", "done"
+        FAILED = "failed", "failed"
+        CANCELLED = "cancelled", "cancelled"
+
+    job = models.CharField(
+        max_length=64, choices=[(job.name.value, job.title) for job in JOBS.values()]
+    )
+    arguments = models.JSONField(default=dict)
+    requested_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="+",
+    )
+    requester = models.CharField(
+        max_length=150, help_text="Who, in words; stays when the person's row goes."
+    )
+    requested_at = models.DateTimeField(default=timezone.now)
+    due_at = models.DateTimeField(default=timezone.now)
+    started_at = models.DateTimeField(null=True, blank=True)
+    heard_at = models.DateTimeField(
+        null=True, blank=True, help_text="When its worker last said something."
+    )
+    finished_at = models.DateTimeField(null=True, blank=True)
+    state = models.CharField(
+        max_length=16, choices=State.choices, default=State.QUEUED.value
+    )
+    attempts = models.PositiveIntegerField(default=0)
+    cancel_requested = models.BooleanField(default=False)
+    done_units = models.PositiveBigIntegerField(default=0)
+    total_units = models.PositiveBigIntegerField(default=0)
+    note = models.CharField(max_length=200, blank=True, default="")
+    checkpoint = models.JSONField(default=dict)
+    result = models.JSONField(default=dict)
+    error = models.TextField(blank=True, default="")
+
+    class Meta:
+        """Names and order in the admin."""
+
+        verbose_name = "job"
+        ordering = ("-pk",)
+        default_permissions = ("add", "change", "view")
+        indexes = (
+            models.Index(fields=["state", "due_at"], name="maintenance_state_due"),
+            models.Index(fields=["job", "-id"], name="maintenance_job"),
+        )
+
+    @override
+    def __str__(self) -> str:
+        return f"{JOBS[self.job].title if self.job in JOBS else self.job} ({self.pk})"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing will change any more."""
+        return self.state in {
+            self.State.DONE,
+            self.State.FAILED,
+            self.State.CANCELLED,
+        }
+
+    @property
+    def percent(self) -> int | None:
+        """How far it is, 0 to 100; None while that is unknown."""
+        if self.state == self.State.DONE:
+            return 100
+        if not self.total_units:
+            return None
+        return min(100, 100 * self.done_units // self.total_units)
+
+
+class _Anchor(models.Model):
+    """What an operator's page hangs on: permissions, a place in the menu, the audit.
+
+    Has no table: what the page shows is in the store or the event log.
+    """
+
+    class Meta:
+        """No table is ever made."""
+
+        abstract = True
+        managed = False
+
+    @override
+    def __str__(self) -> str:
+        return str(self._meta.verbose_name)
+
+
+class RunAnchor(_Anchor):
+    """Runs."""
+
+    class Meta:
+        """Names in the admin."""
+
+        managed = False
+        default_permissions = ("view", "change", "delete")
+        verbose_name = "run"
+
+
+class ExperimentAnchor(_Anchor):
+    """Experiments."""
+
+    class Meta:
+        """Names in the admin."""
+
+        managed = False
+        default_permissions = ("view", "delete")
+        verbose_name = "experiment"
+
+
+class TagAnchor(_Anchor):
+    """Tags."""
+
+    class Meta:
+        """Names in the admin."""
+
+        managed = False
+        default_permissions = ("view", "delete")
+        verbose_name = "tag"
+
+
+class TombstoneAnchor(_Anchor):
+    """Tombstones of deleted runs; to delete one lets its id be used again."""
+
+    class Meta:
+        """Names in the admin."""
+
+        managed = False
+        default_permissions = ("view", "delete")
+        verbose_name = "tombstone"
+
+
+class EventLogAnchor(_Anchor):
+    """Lag of every group in every partition."""
+
+    class Meta:
+        """Names in the admin."""
+
+        managed = False
+        default_permissions = ("view",)
+        verbose_name = "event log"
+        verbose_name_plural = "event log"
+
+
+class DeadLetterAnchor(_Anchor):
+    """Dead letters; to change one replays it, to delete one discards it."""
+
+    class Meta:
+        """Names in the admin."""
+
+        managed = False
+        default_permissions = ("view", "change", "delete")
+        verbose_name = "dead letter"
+
+
+class StoreSizeAnchor(_Anchor):
+    """Bytes in the store by run and kind."""
+
+    class Meta:
+        """Names in the admin."""
+
+        managed = False
+        default_permissions = ("view",)
+        verbose_name = "store size"
+
+
+class WorkerAnchor(_Anchor):
+    """Workers and what they last said."""
+
+    class Meta:
+        """Names in the admin."""
+
+        managed = False
+        default_permissions = ("view",)
+        verbose_name = "worker"

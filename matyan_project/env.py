@@ -54,6 +54,10 @@ def _seconds(text: str) -> float:
     return number
 
 
+def _hours(text: str) -> float:
+    return _seconds(text)
+
+
 def _strings(text: str) -> list[str]:
     """Take a JSON list or a comma-separated one."""
     if text.lstrip().startswith("["):
@@ -76,6 +80,7 @@ _EXPECTED: Mapping[Callable[[str], Any], str] = {
     _port: "a port, 1 to 65535",
     _positive: "a whole number above 0",
     _seconds: "a number of seconds, 0 or more",
+    _hours: "a number of hours, 0 or more",
     _strings: "a comma-separated or JSON list",
     str: "text",
 }
@@ -292,7 +297,15 @@ VARS: tuple[Var, ...] = (
         "3600",
         "Seconds for which an upload address may be used, whatever the blob store.",
     ),
-    Var("GCS_BUCKET", str, "", "Bucket of Google Cloud Storage."),
+    Var("GCS_BUCKET", str, "", "Bucket of Google Cloud Storage; it must exist."),
+    Var(
+        "GCS_ACCESS_KEY",
+        str,
+        "",
+        "Id of an HMAC key of a service account that may use GCS_BUCKET.",
+        secret=True,
+    ),
+    Var("GCS_SECRET_KEY", str, "", "Secret of GCS_ACCESS_KEY.", secret=True),
     Var(
         "AZURE_CONN_STR",
         str,
@@ -338,6 +351,50 @@ VARS: tuple[Var, ...] = (
         _positive,
         str(8 << 20),
         "Most bytes a worker takes from the event log at a time.",
+    ),
+    Var(
+        "MATYAN_TASK_BROKER_URL",
+        str,
+        "",
+        "Celery's broker (redis://…, amqp://…); empty: files in the data directory, "
+        "for one machine.",
+        secret=True,
+    ),
+    Var(
+        "MATYAN_NOTIFIERS",
+        _strings,
+        "",
+        "Dotted paths of functions told of deleted and archived things.",
+    ),
+    Var(
+        "MATYAN_STALE_RUN_HOURS",
+        _hours,
+        "168",
+        "Active runs without data for so many hours are marked finished; 0: never.",
+    ),
+    Var(
+        "MATYAN_TOMBSTONE_HOURS",
+        _hours,
+        "720",
+        "How many hours a deleted run's id takes no data; 0: for ever.",
+    ),
+    Var(
+        "MATYAN_ORPHAN_BLOB_HOURS",
+        _hours,
+        "168",
+        "Files that no run knows are removed when so many hours old; 0: never.",
+    ),
+    Var(
+        "MATYAN_BACKUP_DIR",
+        str,
+        "",
+        "Where a backup of the store is written every day; empty: nowhere.",
+    ),
+    Var(
+        "MATYAN_BACKUP_KEEP",
+        _positive,
+        "7",
+        "How many backups are kept there.",
     ),
     Var(
         "MATYAN_LIFELINE_FD",

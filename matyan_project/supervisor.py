@@ -39,6 +39,7 @@ class Service:
         url: Where it can be reached, "" if nowhere.
         ready_url: Answers 200 when it is ready, "" if being alive is enough.
         stop_order: Lower ones are stopped first.
+        late: Whether it starts only when the others are ready, to leave them the CPU.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Service:
     url: str = ""
     ready_url: str = ""
     stop_order: int = 0
+    late: bool = False
 
 
 @dataclass(slots=True)
@@ -86,13 +88,15 @@ class Supervisor:
         self._read_end, self._write_end = os.pipe()
 
     def start(self) -> None:
-        """Start every service."""
-        for service in self._services:
-            process = self._spawn(service)
-            self._children.append(_Child(service, process, time.monotonic()))
+        """Start every service but those that are to be late."""
+        self._start([s for s in self._services if not s.late])
 
     def wait_ready(self, *, timeout_s: float) -> list[str]:
-        """Wait until every service is ready; return the names of those that are not."""
+        """Wait until every service is ready, and start the late ones.
+
+        Returns:
+            The names of those that are not ready in time.
+        """
         deadline = time.monotonic() + timeout_s
         waiting = [s for s in self._services if s.ready_url]
         while waiting and time.monotonic() < deadline and not self._stopping.is_set():
@@ -100,6 +104,8 @@ class Supervisor:
             self.tend()
             if waiting:
                 self._stopping.wait(0.05)
+        if not self._stopping.is_set():
+            self._start([s for s in self._services if s.late])
         return [service.name for service in waiting]
 
     def run(self) -> None:
@@ -134,6 +140,11 @@ class Supervisor:
     def pids(self) -> dict[str, int]:
         """Return each service's current process id."""
         return {c.service.name: c.process.pid for c in self._children}
+
+    def _start(self, services: Sequence[Service]) -> None:
+        for service in services:
+            process = self._spawn(service)
+            self._children.append(_Child(service, process, time.monotonic()))
 
     def _spawn(self, service: Service) -> subprocess.Popen[bytes]:
         environ = env.child_environ(

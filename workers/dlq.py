@@ -14,7 +14,7 @@ Design note: docs/subsystems/workers.md#dead-letters
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Final
@@ -34,31 +34,19 @@ from backend.errors import (
     MatyanError,
     RecordTooLargeError,
 )
+from backend.services.dead_letters import (
+    CHUNK_RECORDS,
+    ORIGINAL,
+    DeadLetter,
+    origin_of,
+    read_dead_letter,
+)
 
-ORIGINAL: Final = "original."
 MAX_REASON_CHARS: Final = 2_000
 CONFIRM_S: Final = 30.0
-CHUNK_RECORDS: Final = 100
 CHUNK_BYTES: Final = 16 << 20
 JOIN_S: Final = 15.0
 """How long a replay waits to be given the partitions: longer than a dead member's."""
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """A dead letter, read back.
-
-    Attributes:
-        record: As it lies in the dead-letter topic.
-        topic: Where it came from, "" if unknown.
-        code: Machine name of the reason.
-        reason: Text for people.
-    """
-
-    record: Record
-    topic: str
-    code: str
-    reason: str
 
 
 @dataclass(slots=True)
@@ -67,6 +55,7 @@ class ReplayReport:
 
     Attributes:
         replayed: Records published to their topic again.
+        discarded: Dead letters given up.
         kept: Dead letters moved to the end of the dead letters: of another topic than
             the one asked for, or not publishable.
         by_topic: Replayed records by topic.
@@ -74,6 +63,7 @@ class ReplayReport:
 
     replayed: int = 0
     kept: int = 0
+    discarded: int = 0
     by_topic: dict[str, int] = field(default_factory=dict)
 
     def count(self, letter: DeadLetter, *, replayed: bool) -> None:
@@ -123,60 +113,17 @@ def publish_dead_letters(
     _confirm(futures, timeout_s)
 
 
-def read_dead_letter(record: Record) -> DeadLetter:
-    """Return what a record of the dead-letter topic says."""
-    headers = {name: value.decode(errors="replace") for name, value in record.headers}
-    return DeadLetter(
-        record,
-        headers.get("topic", ""),
-        headers.get("code", ""),
-        headers.get("reason", ""),
-    )
-
-
-def iter_dead_letters(
-    log: EventLog, *, topic: str | None = None, limit: int | None = None
-) -> Iterator[DeadLetter]:
-    """Yield the dead letters not replayed yet, oldest first, leaving them there.
-
-    Args:
-        log: The event log.
-        topic: Only those that came from this topic.
-        limit: At most so many.
-
-    Raises:
-        EventLogError: If the log does not answer.
-    """
-    found = 0
-    for lag in log.lag(group=REPLAY_GROUP, topics=[DEAD_LETTERS]):
-        offset = lag.committed
-        while offset < lag.end:
-            records = log.read(
-                DEAD_LETTERS,
-                partition=lag.partition,
-                offset=offset,
-                max_records=CHUNK_RECORDS,
-            )
-            if not records:
-                break
-            offset = records[-1].position.offset + 1
-            for letter in map(read_dead_letter, records):
-                if topic in {None, letter.topic}:
-                    if found == limit:
-                        return
-                    found += 1
-                    yield letter
-
-
-def replay(
+def replay(  # noqa: PLR0913 - what the command and the admin let choose
     log: EventLog,
     producer: Producer,
     *,
     topic: str | None = None,
     limit: int | None = None,
+    origins: Collection[str] | None = None,
+    discard: bool = False,
     on_progress: Callable[[ReplayReport], None] = lambda _report: None,
 ) -> ReplayReport:
-    """Publish the dead letters to their topics again.
+    """Publish the dead letters to their topics again, or give them up.
 
     Takes those that are there when it starts. Can be stopped at any moment and run
     again: it goes on where it was.
@@ -186,7 +133,10 @@ def replay(
         producer: Where to publish.
         topic: Only those that came from this topic; others move to the end.
         limit: At most so many.
-        on_progress: Called after each step.
+        origins: Only those whose `DeadLetter.origin` is among them; others move to the
+            end. It ends when all have been found.
+        discard: Give them up instead: nothing is published, and they are gone.
+        on_progress: Called after each step; what it raises ends the work there.
 
     Raises:
         ReplayBusyError: If another replay is running.
@@ -200,39 +150,66 @@ def replay(
     }
     if not ends:
         return report
+    wanted = _Wanted(topic, limit, None if origins is None else set(origins), discard)
     consumer = log.consumer(group=REPLAY_GROUP, topics=[DEAD_LETTERS])
     try:
         for records in _iter_chunks(consumer, ends):
-            left = None if limit is None else limit - report.replayed
-            taken = _replay_chunk(producer, records, topic, left, report)
+            taken = _replay_chunk(producer, records, wanted, report)
             consumer.commit(_next_offsets(taken))
             on_progress(report)
-            if limit is not None and report.replayed >= limit:
+            if wanted.is_done():
                 break
     finally:
         consumer.close()
     return report
 
 
+@dataclass(slots=True)
+class _Wanted:
+    """Which dead letters are still to be treated, and how."""
+
+    topic: str | None
+    left: int | None
+    origins: set[str] | None
+    discard: bool
+
+    def takes(self, letter: DeadLetter) -> bool:
+        return self.topic in {None, letter.topic} and (
+            self.origins is None or letter.origin in self.origins
+        )
+
+    def note(self, letter: DeadLetter) -> None:
+        if self.left is not None:
+            self.left -= 1
+        if self.origins is not None:
+            self.origins.discard(letter.origin)
+
+    def is_done(self) -> bool:
+        return self.left == 0 or (self.origins is not None and not self.origins)
+
+
 def _replay_chunk(
     producer: Producer,
     records: Sequence[Record],
-    topic: str | None,
-    left: int | None,
+    wanted: _Wanted,
     report: ReplayReport,
 ) -> Sequence[Record]:
     """Publish a chunk; return the records done with."""
     futures = []
     for index, record in enumerate(records):
-        if left == 0:
+        if wanted.is_done():
             records = records[:index]
             break
         letter = read_dead_letter(record)
-        future = _republish(producer, letter) if topic in {None, letter.topic} else None
+        future = None
+        if wanted.takes(letter):
+            wanted.note(letter)
+            if wanted.discard:
+                report.discarded += 1
+                continue
+            future = _republish(producer, letter)
         report.count(letter, replayed=future is not None)
         futures.append(future or _keep(producer, record))
-        if future is not None and left is not None:
-            left -= 1
     _confirm(futures, CONFIRM_S)
     return records
 
@@ -242,10 +219,7 @@ def _republish(producer: Producer, letter: DeadLetter) -> Future[RecordPosition]
     if not letter.topic or letter.topic == DEAD_LETTERS:
         return None
     record = letter.record
-    headers = dict(record.headers)
-    origin = b"/".join(
-        headers.get(name, b"") for name in ("log_id", "topic", "partition", "offset")
-    )
+    origin = origin_of(record).encode()
     own = [
         (name.removeprefix(ORIGINAL), value)
         for name, value in record.headers

@@ -5,9 +5,9 @@ be applied as dead letters and wait until they are durable; only then commit the
 offsets. So a record is either applied, or a dead letter, or delivered again.
 
 Failures:
-- The surroundings (`StoreError`, `EventLogError`): nothing is skipped. The loop goes
-  back to the start of the batch, waits (longer each time, up to 5 s, with a random
-  part), tells its health, and tries again for as long as it takes.
+- The surroundings (`SURROUNDINGS`: store, event log, task queue): nothing is skipped.
+  The loop goes back to the start of the batch, waits (longer each time, up to 5 s, with
+  a random part), tells its health, and tries again for as long as it takes.
 - `StaleConsumerError`: the partition went to another worker, which applies it again;
   the loop just polls on.
 - Anything else a handler raises is a record's fault. The batch is applied record by
@@ -37,6 +37,7 @@ from backend.errors import (
     RecordTooLargeError,
     StaleConsumerError,
     StoreError,
+    TaskQueueUnavailableError,
     TransactionTooLargeError,
     ValueTooLargeError,
 )
@@ -49,7 +50,7 @@ from workers.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-SURROUNDINGS: Final = (StoreError, EventLogError)
+SURROUNDINGS: Final = (StoreError, EventLogError, TaskQueueUnavailableError)
 RECORD_FAULTS: Final = (
     KeyTooLargeError,
     RecordTooLargeError,
@@ -214,8 +215,7 @@ class WorkerLoop:
     def _work(self, consumer: Consumer, records: Sequence[Record]) -> None:
         started_s = time.monotonic()
         try:
-            outcome = self._apply(consumer, records)
-            self._set_aside(outcome)
+            outcome = self._apply_all(consumer, records)
         except BaseException:
             consumer.rewind(first_offsets(records))
             raise
@@ -226,6 +226,16 @@ class WorkerLoop:
         self._progress.count(records=len(records), outcome=outcome)
         consumer.commit(next_offsets(records))
 
+    def _apply_all(self, consumer: Consumer, records: Sequence[Record]) -> Outcome:
+        outcome = Outcome()
+        rest = records
+        while rest:
+            step = self._apply(consumer, rest)
+            self._set_aside(step)
+            outcome.add(step)
+            rest = step.rest
+        return outcome
+
     def _apply(self, consumer: Consumer, records: Sequence[Record]) -> Outcome:
         try:
             return self._call(consumer, records)
@@ -235,8 +245,12 @@ class WorkerLoop:
             self._metrics.count_error(error)
             logger.exception("worker.batch_failed", extra={"records": len(records)})
         outcome = Outcome()
-        for record in records:
-            outcome.add(self._apply_alone(consumer, record))
+        for count, record in enumerate(records, 1):
+            alone = self._apply_alone(consumer, record)
+            outcome.add(alone)
+            if alone.poison:
+                outcome.rest = [*alone.rest, *records[count:]]
+                break
         return outcome
 
     def _apply_alone(self, consumer: Consumer, record: Record) -> Outcome:

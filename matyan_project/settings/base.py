@@ -10,6 +10,7 @@ from matyan_project.access import auth_required
 from matyan_project.databases import database
 from matyan_project.logs import logging_config
 from matyan_project.secret_key import load_secret_key
+from matyan_project.task_settings import celery_settings
 
 ENV = env.read()
 BASE_DIR = env.BASE_DIR
@@ -70,11 +71,19 @@ MATYAN_BUS: dict[str, Any] = {
             "sasl_password": ENV["KAFKA_SASL_PASSWORD"],
             "ssl_ca_location": ENV["KAFKA_SSL_CA_LOCATION"],
             "replication_factor": ENV["KAFKA_REPLICATION_FACTOR"],
-            "topic_prefix": ENV["KAFKA_TOPIC_PREFIX"],
             "retention_s": ENV["KAFKA_RETENTION_SECONDS"],
+            "topic_prefix": ENV["KAFKA_TOPIC_PREFIX"],
         },
     },
 }[ENV["MATYAN_EVENT_LOG_ENGINE"]]
+
+CELERY = celery_settings(ENV["MATYAN_TASK_BROKER_URL"], data_dir=DATA_DIR)
+MATYAN_NOTIFIERS: list[str] = ENV["MATYAN_NOTIFIERS"]
+MATYAN_STALE_RUN_HOURS: float = ENV["MATYAN_STALE_RUN_HOURS"]
+MATYAN_TOMBSTONE_HOURS: float = ENV["MATYAN_TOMBSTONE_HOURS"]
+MATYAN_ORPHAN_BLOB_HOURS: float = ENV["MATYAN_ORPHAN_BLOB_HOURS"]
+MATYAN_BACKUP_DIR: str = ENV["MATYAN_BACKUP_DIR"]
+MATYAN_BACKUP_KEEP: int = ENV["MATYAN_BACKUP_KEEP"]
 
 SECRET_KEY = load_secret_key(
     ENV["MATYAN_SECRET_KEY"],
@@ -105,7 +114,11 @@ MATYAN_BLOBS: dict[str, Any] = {
     },
     "gcs": {
         "ENGINE": "backend.blobs.gcs.GcsBlobStore",
-        "OPTIONS": {"bucket": ENV["GCS_BUCKET"]},
+        "OPTIONS": {
+            "bucket": ENV["GCS_BUCKET"],
+            "access_key": ENV["GCS_ACCESS_KEY"],
+            "secret_key": ENV["GCS_SECRET_KEY"],
+        },
     },
     "azure": {
         "ENGINE": "backend.blobs.azure.AzureBlobStore",

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from matyan_project.settings.base import *  # noqa: F403 - settings are layered
+from matyan_project.task_settings import celery_settings
 
 DATA_DIR = Path(tempfile.mkdtemp(prefix="matyan-test-"))
 atexit.register(shutil.rmtree, DATA_DIR, ignore_errors=True)
@@ -34,5 +35,6 @@ DATABASES = {
         "NAME": str(DATA_DIR / "django.sqlite3"),
     }
 }
+CELERY = celery_settings("", data_dir=DATA_DIR)
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 WHITENOISE_USE_FINDERS = False

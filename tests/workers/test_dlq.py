@@ -11,6 +11,7 @@ from django.core.management import CommandError, call_command
 from backend.bus.base import EventLog, Record
 from backend.bus.topics import CONTROL, DEAD_LETTERS, INGESTION, REPLAY_OF
 from backend.errors import EventLogUnavailableError, InvalidInputError
+from backend.services.dead_letters import iter_dead_letters
 from backend.services.ingestion import apply_records
 from tests.workers.loops import (
     PATIENCE_S,
@@ -23,7 +24,7 @@ from tests.workers.loops import (
     stored_values,
     wait_for,
 )
-from workers.dlq import iter_dead_letters, publish_dead_letters, replay
+from workers.dlq import publish_dead_letters, replay
 from workers.handlers import ingest
 
 

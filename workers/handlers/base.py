@@ -25,6 +25,10 @@ class Outcome:
         points: Points stored.
         poison: Records that can never be applied; the loop dead-letters them.
         counts: Applied items by type, for the metrics.
+        rest: Records not applied yet, because of the poison before them: to be handled
+            once that is a dead letter. What comes later is how a handler recognises a
+            record as applied; applied sooner, it would hide the poison when that has
+            to be delivered again.
     """
 
     applied: int = 0
@@ -33,9 +37,10 @@ class Outcome:
     points: int = 0
     poison: list[Poison] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
+    rest: list[Record] = field(default_factory=list)
 
     def add(self, other: Outcome) -> None:
-        """Add another batch's outcome to this one."""
+        """Add the outcome of what came next, but for its rest."""
         self.applied += other.applied
         self.skipped += other.skipped
         self.dropped += other.dropped
@@ -51,6 +56,7 @@ Handler = Callable[[Sequence[Record]], Outcome]
 Called with one to many records, those of one key in order, always from the same thread.
 It may be called again with the same records.
 
-Raises `StoreError` or `EventLogError` when the surroundings failed: the loop tries
-again later. Anything else it raises is taken as the fault of a record.
+Raises `StoreError`, `EventLogError` or `TaskQueueUnavailableError` when the
+surroundings failed: the loop tries again later. Anything else it raises is taken as the
+fault of a record.
 """

@@ -186,6 +186,10 @@ class RunRepository:
         """Return the numbers of hidden runs whose data is still there."""
         return indexes.list_purges(tr, limit=limit)
 
+    def is_purging(self, tr: ReadTransaction, run_number: int) -> bool:
+        """Return whether some data of a hidden run is still there."""
+        return tr.get(indexes.purge_key(run_number)) is not None
+
     def numbers_with(
         self,
         tr: ReadTransaction,

@@ -203,4 +203,12 @@ def _services(
             stop_order=1,
         )
     )
+    services.append(
+        Service(
+            name="worker tasks",
+            command=[*manage, "taskworker", "--beat"],
+            stop_order=1,
+            late=True,
+        )
+    )
     return services

@@ -15,7 +15,8 @@ from typing_extensions import override
 from backend import runtime
 from backend.bus.topics import DEAD_LETTERS, REPLAY_GROUP, TOPICS
 from backend.errors import MatyanError
-from workers.dlq import ReplayReport, iter_dead_letters, replay
+from backend.services.dead_letters import iter_dead_letters
+from workers.dlq import ReplayReport, replay
 
 
 class Command(BaseCommand):

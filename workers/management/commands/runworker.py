@@ -10,6 +10,7 @@ import logging
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
 from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
 
-from backend import runtime
+from backend import runtime, task_queue
 from backend.bus.topics import (
     CONTROL,
     CONTROL_GROUP,
@@ -30,12 +31,14 @@ from backend.bus.topics import (
 )
 from backend.errors import EventLogError, MatyanError, StoreError
 from backend.services.outbox import drain_outbox
+from backend.services.reactions import DueReactions
 from backend.services.runs import purge_pending
 from workers.handlers import control, ingest
 from workers.handlers.base import Handler
 from workers.health import HealthFile
 from workers.loop import Chore, LoopOptions, Source, WorkerLoop
 from workers.metrics import WorkerMetrics
+from workers.reactions import types_with_reaction
 
 logger = logging.getLogger(__name__)
 
@@ -194,18 +197,29 @@ class Worker:
 
 
 def _make_handler(kind: str) -> Handler:
+    store = runtime.get_store()
     if kind == "ingestion":
-        return partial(ingest.handle, store=runtime.get_store())
-    return control.handle
+        return partial(ingest.handle, store=store)
+    return control.ControlHandler(
+        store=store, send=_send, types=types_with_reaction(), now_us=_now_us
+    )
+
+
+def _send(event_ids: Sequence[str]) -> None:
+    task_queue.send_task(task_queue.REACT, event_ids=list(event_ids))
 
 
 def _make_chores(kind: str) -> list[Chore]:
     if kind == "ingestion":
         return []
     store, producer = runtime.get_store(), runtime.get_producer()
+    due = DueReactions(store)
     return [
         Chore("outbox", 1.0, lambda: drain_outbox(store, producer)),
         Chore("purge", 1.0, lambda: purge_pending(store, max_transactions=20)),
+        Chore(
+            "reactions", 2.0, lambda: control.resend_due(due, _send, now_us=_now_us())
+        ),
     ]
 
 
