@@ -4,9 +4,13 @@
 1 MB that hold many records of many runs (a commit costs an fsync), and seals the runs
 whose tail has grown. A batch too large for one transaction is spread over several.
 
-A record that can never be applied is returned with its reason and its neighbours are
-applied. Failures of the store itself are raised: nothing is skipped, and the caller
-delivers the same records again.
+What can never be applied is returned with its reason and its neighbours are applied: an
+event without the rest of its record, otherwise the whole record. When it shows only in
+a transaction, the records behind it are returned unapplied, for after it has been set
+aside: their positions would make it look applied if it had to be delivered again.
+
+Failures of the store itself are raised: nothing is skipped, and the caller delivers the
+same records again.
 
 The clock is not read here: times come with the records.
 
@@ -33,8 +37,9 @@ from backend.services.ingestion_batches import (
     NEW_SERIES_BYTES,
     IncomingBatch,
     decode_record,
+    split_event,
 )
-from backend.services.run_writing import RunWrite, Verdict, open_run
+from backend.services.run_writing import EventRefusedError, RunWrite, Verdict, open_run
 from backend.storage.engine.base import ReadTransaction, Transaction
 from backend.storage.repositories.run_state import find_writer, seal_is_due
 from matyan_wire.batch import Position
@@ -65,9 +70,11 @@ class ApplyResult:
         applied: Records applied.
         skipped: Records that had been applied before, or were of a stale epoch.
         dropped: Records of deleted runs.
-        poison: Records that can never be applied, with the reason.
+        poison: Records that can never be applied, with the reason. A record of which
+            only events are refused is replaced by one of each such event.
         points: Points stored.
         sealed_points: Points moved from tails into chunks.
+        rest: Records to apply once the poison has been set aside.
     """
 
     applied: int = 0
@@ -76,6 +83,7 @@ class ApplyResult:
     poison: list[tuple[Record, MatyanError]] = field(default_factory=list)
     points: int = 0
     sealed_points: int = 0
+    rest: list[Record] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -106,8 +114,14 @@ def apply_records(store: Store, records: Sequence[Record]) -> ApplyResult:
             valid.append(decode_record(record))
         except MatyanError as error:
             _reject(result, record, error)
+    looked_at = 0
+    known = len(result.poison)
     for group in _groups(store, valid):
-        _apply_group(store, group, result)
+        looked_at += len(group)
+        rest = _apply_group(store, group, result)
+        if len(result.poison) > known:
+            result.rest = rest + [item.record for item in valid[looked_at:]]
+            break
     return result
 
 
@@ -146,26 +160,47 @@ def _cost(store: Store, item: IncomingBatch) -> int:
 
 def _apply_group(
     store: Store, group: Sequence[IncomingBatch], result: ApplyResult
-) -> None:
+) -> list[Record]:
+    """Apply the group up to a record that cannot be; return what is left behind it."""
     while group:
         try:
             outcome = _transact(store, group)
-        except MatyanError as error:
+        except (MatyanError, EventRefusedError) as error:
             if isinstance(error, StoreError) and not isinstance(error, _IMPOSSIBLE):
                 raise
-            if len(group) == 1:
-                _reject(result, group[0].record, error)
-                return
-            # One of them cannot be applied: each on its own tells which.
-            for item in group:
-                _apply_group(store, [item], result)
-            return
+            if len(group) > 1:
+                return _apply_singly(store, group, result)
+            return _refuse(result, group[0], error)
         result.applied += outcome.verdicts.count(Verdict.APPLIED)
         result.skipped += outcome.verdicts.count(Verdict.SKIPPED)
         result.dropped += outcome.verdicts.count(Verdict.DROPPED)
         _after_commit(store, outcome, result)
         unfinished = outcome.verdicts[-1] is Verdict.UNFINISHED
         group = group[len(outcome.verdicts) - unfinished :]
+    return []
+
+
+def _apply_singly(
+    store: Store, group: Sequence[IncomingBatch], result: ApplyResult
+) -> list[Record]:
+    # One of them cannot be applied: each on its own tells which.
+    for count, item in enumerate(group, 1):
+        known = len(result.poison)
+        rest = _apply_group(store, [item], result)
+        if len(result.poison) > known:
+            return rest + [later.record for later in group[count:]]
+    return []
+
+
+def _refuse(
+    result: ApplyResult, item: IncomingBatch, error: MatyanError | EventRefusedError
+) -> list[Record]:
+    if isinstance(error, EventRefusedError):
+        event, rest = split_event(item, error.index)
+        _reject(result, event, error.reason)
+        return [rest]
+    _reject(result, item.record, error)
+    return []
 
 
 def _transact(store: Store, group: Sequence[IncomingBatch]) -> _Outcome:

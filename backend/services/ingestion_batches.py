@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final
 
@@ -39,6 +39,8 @@ from matyan_wire.batch import (
     SeriesRef,
     decode_batch,
     decode_envelope,
+    encode_batch,
+    encode_envelope,
 )
 
 NEW_SERIES_BYTES: Final = 700
@@ -130,6 +132,27 @@ def decode_record(record: Record) -> IncomingBatch:
         _metric_columns(batch, batch.points, envelope.received_us),
         _object_columns(batch, batch.objects, envelope.received_us),
     )
+
+
+def split_event(item: IncomingBatch, index: int) -> tuple[Record, Record]:
+    """Return a record of one event of the batch alone, and one of all but that event.
+
+    Both stand at the batch's place in the log. The first has no writer's position.
+    """
+    batch = item.batch
+    alone = Batch(
+        batch.version, batch.run_id, sent_us=batch.sent_us, events=[batch.events[index]]
+    )
+    others = [*batch.events[:index], *batch.events[index + 1 :]]
+    rest = msgspec.structs.replace(batch, events=others)
+    return _with_batch(item, alone), _with_batch(item, rest)
+
+
+def _with_batch(item: IncomingBatch, batch: Batch) -> Record:
+    value = encode_envelope(
+        received_us=item.received_us, digest=item.digest, batch=encode_batch(batch)
+    )
+    return replace(item.record, value=value)
 
 
 def _check_head(envelope: Envelope, batch: Batch) -> None:

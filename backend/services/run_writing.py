@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from backend.domain.runs import Run
 from backend.domain.series import Int64s
-from backend.errors import LimitExceededError
+from backend.errors import InvalidInputError, LimitExceededError
 from backend.services.ingestion_batches import (
     NEW_SERIES_BYTES,
     BatchColumns,
@@ -55,7 +55,14 @@ from backend.storage.repositories.series_memory import (
     Numbers,
 )
 from backend.storage.repositories.series_tail import MAX_BLOCK_BYTES, MAX_BLOCK_POINTS
-from matyan_wire.batch import UNKNOWN_TIME, BlobGrant, CreateRun, FinishRun, Position
+from matyan_wire.batch import (
+    UNKNOWN_TIME,
+    BlobGrant,
+    CreateRun,
+    Event,
+    FinishRun,
+    Position,
+)
 
 if TYPE_CHECKING:
     from backend.storage.factory import Store
@@ -82,6 +89,20 @@ class Verdict(Enum):
     """Its run is deleted."""
     UNFINISHED = "unfinished"
     """More of it is left for the next transaction."""
+
+
+class EventRefusedError(Exception):
+    """An event that can never be applied; the rest of its batch may well be.
+
+    Attributes:
+        index: Which of the batch's events.
+        reason: Why.
+    """
+
+    def __init__(self, index: int, reason: InvalidInputError) -> None:
+        super().__init__(index, reason)
+        self.index = index
+        self.reason = reason
 
 
 @dataclass(slots=True)
@@ -131,7 +152,8 @@ class RunWrite:
         """Apply a batch, or as much of it as fits a transaction.
 
         Raises:
-            InvalidInputError: If it can never be applied; the transaction must be
+            EventRefusedError: If one of its events can never be applied.
+            InvalidInputError: If the batch cannot. Either way the transaction must be
                 aborted.
         """
         state, offset = self.state, item.record.position.offset
@@ -167,16 +189,24 @@ class RunWrite:
     # --- events ----------------------------------------------------------------------
 
     def _apply_events(self, item: IncomingBatch, writer: WriterState | None) -> None:
-        for event in item.batch.events:
-            if isinstance(event, CreateRun):
-                self._open(item, event, writer)
-            elif isinstance(event, BlobGrant):
-                session = self.state.session
-                note_grant(self._tr, self._store, self.run, event, session=session)
-            elif not isinstance(event, FinishRun):
-                self.run = apply_event(
-                    self._tr, self._store, self.run, event, item.received_us
-                )
+        for index, event in enumerate(item.batch.events):
+            try:
+                self._apply_event(item, event, writer)
+            except InvalidInputError as error:
+                raise EventRefusedError(index, error) from error
+
+    def _apply_event(
+        self, item: IncomingBatch, event: Event, writer: WriterState | None
+    ) -> None:
+        if isinstance(event, CreateRun):
+            self._open(item, event, writer)
+        elif isinstance(event, BlobGrant):
+            session = self.state.session
+            note_grant(self._tr, self._store, self.run, event, session=session)
+        elif not isinstance(event, FinishRun):
+            self.run = apply_event(
+                self._tr, self._store, self.run, event, item.received_us
+            )
 
     def _open(
         self, item: IncomingBatch, event: CreateRun, writer: WriterState | None

@@ -190,6 +190,51 @@ def test_without_room_for_dead_letters_nothing_is_committed(event_log: EventLog)
     assert dead_letters(event_log) == []
 
 
+def test_a_handler_gets_the_rest_once_the_poison_is_a_dead_letter(
+    event_log: EventLog,
+):
+    applied, letters = [], []
+
+    def handle(records: Sequence[Record]) -> Outcome:
+        letters.append([r.value for r in dead_letters(event_log)])
+        for count, record in enumerate(records):
+            if record.value in {b"3", b"7"}:
+                poison = (record, InvalidInputError(field="x", reason="y"))
+                stripped = replace(record, value=record.value + b"-")
+                rest = [stripped, *records[count + 1 :]]
+                return Outcome(applied=count, poison=[poison], rest=rest)
+            applied.append(record.value)
+        return Outcome(applied=len(records))
+
+    send(event_log, *NUMBERS[:10])
+    with running(make_loop(event_log, handle)):
+        wait_for(lambda: len(applied) >= 10)
+    assert applied == [
+        {b"3": b"3-", b"7": b"7-"}.get(number, number) for number in NUMBERS[:10]
+    ]
+    assert letters[-1] == [b"3", b"7"]
+    assert lag_of(event_log) == 0
+
+
+def test_records_behind_one_that_fails_wait_until_it_is_a_dead_letter(
+    event_log: EventLog,
+):
+    letters = {}
+
+    def fault(records: Sequence[Record]) -> None:
+        for record in records:
+            letters[record.value] = len(dead_letters(event_log))
+        if any(record.value == b"3" for record in records):
+            raise ZeroDivisionError
+
+    handler = FakeHandler(fault)
+    send(event_log, *NUMBERS[:10])
+    with running(make_loop(event_log, handler)):
+        wait_for(lambda: len(handler.applied) >= 9)
+    assert handler.applied == [n for n in NUMBERS[:10] if n != b"3"]
+    assert letters[b"4"] == letters[b"9"] == 1
+
+
 def test_a_partition_lost_meanwhile_is_left_to_the_other(event_log: EventLog):
     """A second member takes half of the partitions while a batch is in hand."""
     held, go = threading.Event(), threading.Event()

@@ -20,4 +20,5 @@ def handle(records: Sequence[Record], store: Store) -> Outcome:
         points=result.points,
         poison=list(result.poison),
         counts={"batch": result.applied},
+        rest=result.rest,
     )

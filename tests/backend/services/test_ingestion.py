@@ -13,6 +13,7 @@ from backend.bus.base import Record
 from backend.domain.runs import Run
 from backend.errors import InvalidInputError, LimitExceededError, MatyanError
 from backend.services.ingestion import ApplyResult, apply_records, read_durable
+from backend.services.ingestion_batches import decode_record
 from backend.services.runs import delete_run
 from backend.storage import keyspace
 from backend.storage.factory import Store
@@ -412,21 +413,56 @@ def test_a_record_that_is_no_envelope_is_named(
     assert isinstance(error, InvalidInputError)
 
 
-def test_an_event_that_cannot_be_applied_costs_its_own_record_only(
+def test_an_event_that_cannot_be_applied_costs_itself_only(
     store: Store, log: Log
 ) -> None:
+    good = SetAttributes([(["b"], encode_payload(1))])
     bad = SetAttributes([(["a"], b"\xc1")])
-    result = send(
-        store,
-        log,
-        Frame([Point(LOSS, 0, 1.0)]),
-        Frame([Point(LOSS, 1, 1.0)], [bad]),
-        Frame([Point(LOSS, 2, 1.0)], run_id="other"),
-        Frame([Point(LOSS, 3, 1.0)]),
-    )
-    assert (result.applied, len(result.poison)) == (3, 1)
-    assert values_of(store) == {0: 1.0, 3: 1.0}
+    long_name = SetProperties(name="x" * 2000)
+    records = [
+        log.append(frame)
+        for frame in (
+            Frame([Point(LOSS, 0, 1.0)]),
+            Frame([Point(LOSS, 1, 1.0)], [bad, good, long_name]),
+            Frame([Point(LOSS, 2, 1.0)], run_id="other"),
+            Frame([Point(LOSS, 3, 1.0)]),
+        )
+    ]
+    poison = []
+    rest = records
+    while rest:
+        result = apply_records(store, rest)
+        poison += result.poison
+        rest = result.rest
+    assert values_of(store) == {0: 1.0, 1: 1.0, 3: 1.0}
     assert values_of(store, run_id="other") == {2: 1.0}
+    run = run_of(store)
+    assert store.engine.read(lambda tr: store.attributes.get(tr, run.number)) == {
+        "b": 1
+    }
+    alone = [decode_record(record).batch for record, _ in poison]
+    assert [batch.events for batch in alone] == [[bad], [long_name]]
+    assert all(not batch.points and not batch.series for batch in alone)
+    assert {record.position for record, _ in poison} == {records[1].position}
+
+
+def test_what_stands_behind_poison_waits_until_it_is_set_aside(
+    store: Store, log: Log
+) -> None:
+    """Applied at once, it would make the poison look applied when it comes again."""
+    bad = SetAttributes([(["a"], b"\xc1")])
+    records = [
+        log.append(frame)
+        for frame in (Frame([Point(LOSS, 1, 1.0)], [bad]), Frame([Point(LOSS, 2, 1.0)]))
+    ]
+    for _ in range(2):
+        result = apply_records(store, records)
+        assert (result.applied, result.skipped) == (0, 0)
+        assert len(result.poison) == 1
+        assert [r.position for r in result.rest] == [r.position for r in records]
+    result = apply_records(store, result.rest)
+    assert (result.applied, result.poison, result.rest) == (2, [], [])
+    assert values_of(store) == {1: 1.0, 2: 1.0}
 
 
 def test_damage_in_one_run_does_not_stop_the_others(store: Store, log: Log) -> None:
@@ -443,6 +479,7 @@ def test_damage_in_one_run_does_not_stop_the_others(store: Store, log: Log) -> N
     ((_, error),) = result.poison
     assert isinstance(error, MatyanError)
     assert error.fields["key"] == key.hex()
+    assert apply_records(store, result.rest).applied == 1
     assert values_of(store, run_id="b") == {1: 1.0}
 
 
