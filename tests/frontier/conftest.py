@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from channels.testing import WebsocketCommunicator
 
@@ -36,6 +37,36 @@ def scripted_log(settings: Any) -> Iterator[ScriptedLog]:
     producer.get_producer()
     yield ScriptedLog.last
     producer.close()
+
+
+@pytest.fixture
+def blob_files(settings: Any, data_dir: Path) -> None:
+    """The gateway's blob store: files, none yet."""
+    settings.MATYAN_BLOBS = {
+        "ENGINE": "backend.blobs.filesystem.FilesystemBlobStore",
+        "OPTIONS": {
+            "path": str(data_dir / "blobs"),
+            "secret": settings.MATYAN_BLOB_SECRET,
+            "durable": False,
+        },
+    }
+
+
+@pytest.fixture
+async def http_client(
+    blob_files: None, scripted_log: ScriptedLog
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the gateway's own HTTP routes; any other path is answered 418."""
+    transport = httpx.ASGITransport(application(_nothing_else))
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://gateway:53801"
+    ) as opened:
+        yield opened
+
+
+async def _nothing_else(_scope: Any, _receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 418, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
 
 
 Connect = Callable[..., Any]
