@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
+from backend.domain.blobs import path_digest
 from backend.domain.runs import Run
 from backend.services.store_walk import (
     UNREADABLE,
@@ -34,6 +35,7 @@ from backend.storage.codecs.frames import join_parts
 from backend.storage.codecs.reactions import decode_reaction
 from backend.storage.codecs.records import (
     decode_artifact,
+    decode_blob_history,
     decode_experiment,
     decode_note,
     decode_run,
@@ -304,6 +306,23 @@ def check_artifacts(tr: ReadTransaction, window: Window) -> Iterator[Problem]:
             yield Problem(key, f"stands under another path than its own, {path!r}")
 
 
+def check_blobs(tr: ReadTransaction, window: Window) -> Iterator[Problem]:
+    """Each path's uploads can be read, stand under it, and belong to a run."""
+    found, problems = read_rows(
+        window.rows,
+        lambda key, value: (
+            *keyspace.unpack_blob(key),
+            decode_blob_history(value, key=key).path,
+        ),
+    )
+    yield from problems
+    living, orphans = of_living(tr, found, lambda item: item[0])
+    yield from orphans
+    for key, (_, digest, path) in living:
+        if path_digest(path) != digest:
+            yield Problem(key, f"stand under another path than their own, {path!r}")
+
+
 def check_writers(tr: ReadTransaction, window: Window) -> Iterator[Problem]:
     """Each writer's position can be read and belongs to a run."""
     found, problems = read_rows(window.rows, _read_writer)
@@ -408,6 +427,7 @@ WALKS: Final = (
     Walk("tag names", Subspace.TAG_NAME, TAGS.check_names),
     Walk("notes", Subspace.NOTE, check_notes, rows=64),
     Walk("artifacts", Subspace.ARTIFACT, check_artifacts),
+    Walk("uploads", Subspace.BLOB, check_blobs, rows=64),
     Walk("writers", Subspace.WRITER, check_writers),
     Walk("attributes", Subspace.ATTRIBUTES, check_attributes, 64, attributes_of),
     Walk("documents", Subspace.DOCUMENT, check_documents, 64, document_of),

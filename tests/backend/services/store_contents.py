@@ -16,6 +16,7 @@ from backend.storage.factory import Store
 from backend.storage.repositories.documents import REPORTS
 from matyan_wire.batch import (
     AddTag,
+    BlobGrant,
     BlobRef,
     CreateRun,
     Event,
@@ -60,6 +61,7 @@ def fill(store: Store) -> None:
             AddTag("tagged"),
             SetAttributes([(["params", "text"], encode_payload("x" * 100))]),
             SetAttributes([(["big"], encode_payload(INCOMPRESSIBLE))]),
+            BlobGrant("model.pt", "0" * 32),
             BlobRef("model.pt", "blobs/1"),
             seq=1,
         )

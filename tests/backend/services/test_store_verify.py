@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from backend.services import store_walk
+from backend.services import store_verify, store_walk
 from backend.services.store_verify import verify_store
 from backend.services.store_walk import Problem
 from backend.services.store_words import describe_key
@@ -263,6 +263,19 @@ DAMAGE: dict[str, tuple[Callable[[Hand], object], str]] = {
         ),
         "artifact of run 12345, .*run that does not exist",
     ),
+    "uploads unreadable": (lambda h: h.spoil(Subspace.BLOB), "^uploads of run"),
+    "uploads misplaced": (
+        lambda h: h.copy_to_nobody(
+            Subspace.BLOB, keyspace.pack_blob(h.number(), bytes(16))
+        ),
+        "stand under another path",
+    ),
+    "uploads of nobody": (
+        lambda h: h.copy_to_nobody(
+            Subspace.BLOB, keyspace.pack_blob(NOBODY, bytes(16))
+        ),
+        "uploads of run 12345, .*run that does not exist",
+    ),
     "writer unreadable": (lambda h: h.spoil(Subspace.WRITER), "^writer of run"),
     "attributes damaged": (lambda h: h.flip(Subspace.ATTRIBUTES), "^attributes of run"),
     "attribute part gone": (
@@ -435,6 +448,12 @@ def test_damage_is_found_and_named(full: Store, name: str) -> None:
     lines = [f"{problem.where}: {problem.reason}" for problem in problems_of(full)]
     matching = [line for line in lines if re.search(words, line)]
     assert matching, lines
+
+
+def test_every_subspace_is_verified() -> None:
+    looked_at = {walk.subspace for walk in store_verify.WALKS}
+    once = {Subspace.FORMAT, Subspace.COPY}
+    assert looked_at == set(Subspace) - once - {Subspace.PROJECT_PARAMS}
 
 
 def test_every_kind_of_key_has_words() -> None:
