@@ -5,7 +5,7 @@ SERVER := matyan_project frontier backend workers
 SDK := client/src/matyan_client client/src/matyan_wire
 OPTIONS ?=
 
-.PHONY: help setup up demo test test-blobs test-chaos check lint format bench docs clean
+.PHONY: help setup up demo test test-blobs test-browser test-chaos check lint format bench docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -18,6 +18,7 @@ setup: .venv/installed ## create .venv, install everything, prepare Django's tab
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ./client
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python matyan-ui==0.3.2
 	@touch .venv/installed
 
 up: setup ## run everything in the foreground (Ctrl-C stops it); OPTIONS="--data-dir …"
@@ -29,11 +30,14 @@ demo: setup ## train the example against a server and show what it found
 
 test: setup ## the default suite, about two minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r examples/requirements.txt
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not chaos and not slow and not kafka and not s3 and not azure" $(OPTIONS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not chaos and not slow and not kafka and not s3 and not azure and not browser" $(OPTIONS)
 
 test-blobs: setup ## blob stores on S3 and Azure servers; needs Java, Maven, npm
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-azure.txt
 	$(BIN)/python -m pytest -m "s3 or azure" --require=s3,azure $(OPTIONS)
+
+test-browser: setup ## the web UI in Chromium, about two minutes; needs chromium and chromium-driver
+	$(BIN)/python -m pytest -m browser --require=browser $(OPTIONS)
 
 test-chaos: setup ## processes killed under load, memory bounds: some minutes
 	$(BIN)/python -m pytest -m "chaos or slow" $(OPTIONS)

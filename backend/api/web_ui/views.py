@@ -26,12 +26,8 @@ from backend.api import handlers, observability
 from backend.api.web_ui import index, package
 from backend.api.web_ui.absent import ABSENT_PAGE, ABSENT_POLICY
 
-RESERVED: Final = frozenset(
-    {"api", "health", "admin", "static", "static-files", "uploads"}
-)
+RESERVED: Final = frozenset({"api", "health", "admin", "static", "static-files"})
 """First path components that are never pages of the UI. Prometheus shares `metrics`."""
-
-_METRICS: Final = "/metrics"
 
 
 def page(request: HttpRequest) -> HttpResponseBase:
