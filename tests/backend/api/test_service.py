@@ -144,7 +144,10 @@ def test_an_unknown_address_is_a_json_404(client, path):
 
 
 def test_an_unknown_address_outside_the_api_is_json_too(client):
-    assert client.get("/nowhere").json()["error"]["code"] == "not_found"
+    answer = client.get("/nowhere", headers={"accept": "application/json"})
+
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "not_found"
 
 
 def test_a_wrong_method_is_a_json_405(client):
