@@ -178,16 +178,19 @@ def _measure(
     begin, end = where
     size = keys = 0
     while keys < max_rows:
+        limit = min(ROWS, max_rows - keys)
 
-        def read(tr: ReadTransaction, begin: bytes = begin) -> tuple[int, int, bytes]:
-            rows = tr.get_range(begin, end, limit=ROWS, snapshot=True)
+        def read(
+            tr: ReadTransaction, begin: bytes = begin, limit: int = limit
+        ) -> tuple[int, int, bytes]:
+            rows = tr.get_range(begin, end, limit=limit, snapshot=True)
             found = sum(len(key) + len(value) for key, value in rows)
             return found, len(rows), rows[-1][0] if rows else begin
 
         found, count, last = store.engine.read(read)
         size += found
         keys += count
-        if count < ROWS:
+        if count < limit:
             return size, keys, True
         begin = last + b"\x00"
     return size, keys, False
