@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from matyan_client import Run, console
+from tests.client.blob_server import BlobServer
 from tests.client.fake_server import FakeServer
 
 
@@ -28,7 +29,26 @@ def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("matyan_client.delivery.sender.FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr("matyan_client.delivery.sender.LONGEST_PAUSE_S", 0.1)
     monkeypatch.setattr("matyan_client.delivery.sender.REFUSED_PAUSE_S", 0.05)
+    for name, value in UPLOAD_TIMES.items():
+        monkeypatch.setattr(f"matyan_client.delivery.{name}", value)
     return tmp_path / "state"
+
+
+UPLOAD_TIMES = {
+    "uploads.FIRST_PAUSE_S": 0.01,
+    "uploads.LONGEST_PAUSE_S": 0.1,
+    "uploads.SLOW_PAUSE_S": 0.05,
+    "blob_gateway.PRESIGN_TIMEOUT_S": 0.5,
+    "blob_gateway.PUT_TIMEOUT_S": 0.5,
+}
+
+
+@pytest.fixture
+def blobs(server: FakeServer) -> Iterator[BlobServer]:
+    """The gateway of `server`, as far as uploads go."""
+    with BlobServer() as running:
+        server.version["gateway"] = {"same_origin": False, "port": running.port}
+        yield running
 
 
 @pytest.fixture

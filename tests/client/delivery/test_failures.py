@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from matyan_client import Run
+from matyan_client import Run, Text
 from tests.client.conftest import journals, wait_until
 from tests.client.fake_server import Answer, FakeServer
 
@@ -300,3 +300,22 @@ def test_a_server_without_the_subprotocol_is_spoken_to_in_json(open_run):
     assert metric["context"] == {"subset": "train"}
     assert metric["value"] != metric["value"]
     assert {m["run_id"] for m in messages.values()} == {run.hash}
+
+
+def test_what_json_messages_cannot_say_is_counted_and_named(open_run, capsys):
+    with FakeServer(binary=False) as server:
+        run = open_run(server.url)
+        run["a"] = {"b": 1, "c": 2}
+        del run["a.b"]
+        run.track([Text("a"), Text("b")], "words")
+        run.track(Text("c"), "words")
+        assert run.flush(5)
+        kinds = [message["type"] for message in server.received.json_messages]
+        assert kinds == ["create_run", "log_hparams", "log_custom_object"]
+        dropped = dict(run.delivery.dropped)
+        assert sorted(dropped.values()) == [1, 1]
+        assert [reason.split(":")[0] for reason in sorted(dropped)] == [
+            "deleted attributes",
+            "lists of objects",
+        ]
+    assert "deleted attributes: this server's protocol" in capsys.readouterr().err
