@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import socket
+import ssl
 import threading
 import time
 from array import array
@@ -67,8 +68,10 @@ class FakeServer:
         port: int = 0,
         binary: bool = True,
         policy: Callable[[int, Batch], Answer] | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.binary = binary
+        self.tls = tls
         self.policy = policy or (lambda _number, _batch: Answer())
         self.refuse_status: int | None = None
         self.version: dict[str, Any] = {"version": "0", "component": "fake"}
@@ -78,7 +81,8 @@ class FakeServer:
         self._server: Server | None = None
         self._open: set[ServerConnection] = set()
         self.port = port or free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        scheme = "https" if tls else "http"
+        self.url = f"{scheme}://127.0.0.1:{self.port}"
 
     def start(self) -> FakeServer:
         self._server = serve(
@@ -86,6 +90,7 @@ class FakeServer:
             "127.0.0.1",
             self.port,
             process_request=self._http,
+            ssl=self.tls,
             subprotocols=["matyan.v2"] if self.binary else None,
             select_subprotocol=None if self.binary else (lambda *_: None),
             max_size=None,

@@ -71,6 +71,9 @@ class Command(BaseCommand):
             if gateway_port is not None:
                 _require_free(host, gateway_port, option="--frontier-port")
             call_command("migrate", verbosity=0, interactive=False)
+            self._say(
+                access.RESTRICTED if settings.MATYAN_AUTH_REQUIRED else access.OPEN
+            )
             services = _services(host, port, gateway_port, workers=options["workers"])
             # The children keep the lock: killed -9, this process leaves them to finish,
             # and the next one has to wait for the ports and partitions they hold.
@@ -100,7 +103,6 @@ class Command(BaseCommand):
         for service in services:
             self._say(f"{service.name:<20} {service.url or 'running'}")
         self._say(f"data in {settings.DATA_DIR}")
-        self._say(access.RESTRICTED if settings.MATYAN_AUTH_REQUIRED else access.OPEN)
         self._say(f"ready in {seconds:.1f} s; Ctrl-C stops everything")
 
     def _say(self, line: str) -> None:
