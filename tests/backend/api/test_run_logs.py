@@ -95,6 +95,30 @@ def test_records_come_with_their_number(api, writer):
     ]
 
 
+@pytest.mark.parametrize(
+    ("level", "told", "shown"),
+    [
+        (50, "CRITICAL", "ERROR"),
+        (99, "CRITICAL", "ERROR"),
+        (30, "WARNING", "WARNING"),
+        (0, "DEBUG", "DEBUG"),
+        ("error", "ERROR", "ERROR"),
+        ("critical", "CRITICAL", "ERROR"),
+        ("TRACE", "INFO", "INFO"),
+        (None, "INFO", "INFO"),
+    ],
+)
+def test_pages_are_told_only_levels_they_know(api, writer, level, told, shown):
+    writer.run("r1")
+    writer.objects("r1", "log_records", "__log_records", [record(0, level=level)])
+
+    client = api.stream("runs/r1/log-records")
+    page = api.stream("runs/r1/log-records", **{"X-Timezone-Offset": "-180"})
+
+    assert client[1][1]["log_level"] == told
+    assert page[1][1]["log_level"] == shown
+
+
 def test_many_records_come_without_a_range(api, writer):
     writer.run("r1")
     records = [record(number) for number in range(700)]
