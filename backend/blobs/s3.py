@@ -330,11 +330,12 @@ class S3BlobStore(BlobStore):
             pages = self._client.get_paginator("list_parts").paginate(
                 Bucket=self._bucket, Key=key, UploadId=upload_id
             )
-            return [
+            # Sorted here: some servers list the tenth part before the second.
+            return sorted(
                 (part["PartNumber"], part["Size"], part["ETag"])
                 for page in pages
                 for part in page.get("Parts", ())
-            ]
+            )
 
     def _stat(self, key: str) -> BlobStat:
         with self._translated(key=key):
