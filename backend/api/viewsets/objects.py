@@ -35,7 +35,12 @@ from backend.api.serializers.runs import (
     convert_body,
 )
 from backend.api.series_refs import find_series
-from backend.api.streaming import Progress, join_frames, stream_response
+from backend.api.streaming import (
+    BLOB_POOL,
+    Progress,
+    join_frames,
+    stream_response,
+)
 from backend.api.viewsets.base import StoreViewSet, now_us
 from backend.domain.runs import Run
 from backend.domain.series import Series
@@ -97,7 +102,8 @@ class ObjectSearchViewSet(StoreViewSet):
         """
         uris: list[str] = convert_body(request.data, list[str])
         reader = BlobReader(self.store, runtime.get_blobs(), runtime.get_blob_uris())
-        return stream_response(request, join_frames(reader.frames(uris)))
+        frames = join_frames(reader.frames(uris))
+        return stream_response(request, frames, pool=BLOB_POOL)
 
 
 class RunObjectViewSet(StoreViewSet):
