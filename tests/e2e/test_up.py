@@ -66,7 +66,7 @@ def test_names_each_service_with_its_url_and_is_ready(server):
 
 def test_ctrl_c_stops_everything(server):
     pids = [server.pid, *_children(server).values()]
-    assert len(pids) == 5
+    assert len(pids) == 6
     assert server.stop(number=signal.SIGINT) == 0
     assert not any(psutil.pid_exists(pid) for pid in pids)
     assert "stopped" in server.printed()
@@ -153,4 +153,4 @@ def test_single_port_serves_both_roles(tmp_path):
         url = f"{server.url}/api/v1/rest/version/"
         with urllib.request.urlopen(url) as answer:
             assert answer.status == 200
-        assert len(_children(server)) == 3
+        assert len(_children(server)) == 4

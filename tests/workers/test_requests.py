@@ -108,7 +108,9 @@ def test_without_a_broker_the_request_waits(
     assert maintenance.find_due() == [request.pk]
 
 
-def test_a_broker_that_is_not_there_is_noticed_soon(settings: Any) -> None:
+def test_a_broker_that_is_not_there_is_noticed_soon(
+    settings: Any, data_dir: Path
+) -> None:
     settings.CELERY = celery_settings(
         "redis://127.0.0.1:9/0", data_dir=Path("/nowhere")
     )

@@ -163,7 +163,7 @@ def test_a_worker_killed_in_the_middle_is_made_good_by_the_next(
             tasks.kill()
         assert left() > 0
         with machine.process("taskworker"):
-            # The task is gone with the worker, but the event is still noted. The control
+            # The task is gone with the worker, but the event is noted. The control
             # worker sends it again after two minutes; this only hastens that.
             machine.manage("shell", "-v0", "-c", HASTEN)
             machine.wait_for(lambda: left() == 0)
