@@ -44,6 +44,7 @@ test-chaos: setup ## processes killed under load, memory bounds: some minutes
 
 check: setup lint ## formatting, lint, layers, types, settings, generated pages
 	$(BIN)/python -m mypy $(SERVER) $(SDK)
+	$(BIN)/python -m pyright -p client --pythonpath $(BIN)/python
 	$(BIN)/python manage.py check
 	$(BIN)/python manage.py makemigrations --check --dry-run --verbosity 0
 	$(BIN)/python manage.py reference --check

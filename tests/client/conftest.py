@@ -38,8 +38,8 @@ UPLOAD_TIMES = {
     "uploads.FIRST_PAUSE_S": 0.01,
     "uploads.LONGEST_PAUSE_S": 0.1,
     "uploads.SLOW_PAUSE_S": 0.05,
-    "blob_gateway.PRESIGN_TIMEOUT_S": 0.5,
-    "blob_gateway.PUT_TIMEOUT_S": 0.5,
+    "blob_gateway.PRESIGN_TIMEOUT_S": 0.3,
+    "blob_gateway.PUT_TIMEOUT_S": 0.3,
 }
 
 
