@@ -3,8 +3,9 @@
 Every response is, unless progress is unwanted: `[0, total]` at once, then runs, each
 followed by `[checked, total]`, heartbeats while nothing matches, and `[0, 0]`.
 
-Points are read in groups of about `GROUP_SERIES` series: several small runs share a
-transaction, and a run with very many series is sent in several chunks.
+Points are read in groups of about `GROUP_SERIES` series or `GROUP_POINTS` points:
+several small runs share a transaction, and a large run is sent in several chunks. A
+client that does not read makes one chunk wait in memory.
 
 Design note: docs/subsystems/api.md#streams
 """
@@ -36,6 +37,9 @@ from matyan_wire.tree_stream import encode_tree
 
 GROUP_SERIES: Final = 400
 """Series whose points are read in one transaction, about."""
+
+GROUP_POINTS: Final = 100_000
+"""Points read in one transaction: 3.2 MB of columns, once more as the chunk."""
 
 
 def run_frames(
@@ -108,7 +112,7 @@ class MetricSearch:
         """Yield a metric search: attributes, sampled points, properties."""
         for step in steps:
             yield opening_frame(step, progress)
-            for group in _groups(step.matches):
+            for group in _groups(step.matches, max_points=self.max_points):
                 frames: list[bytes] = []
                 points = self._read(group)
                 for part in group:
@@ -182,17 +186,39 @@ class _Part:
         return self.first + len(self.series) == len(self.match.series)
 
 
-def _groups(matches: Sequence[RunMatch]) -> Iterator[list[_Part]]:
-    """Yield the matches cut and joined into groups of about `GROUP_SERIES` series."""
+def _groups(matches: Sequence[RunMatch], *, max_points: int) -> Iterator[list[_Part]]:
+    """Yield the matches cut and joined into groups within the two bounds."""
     group: list[_Part] = []
-    size = 0
+    series = points = 0
     for match in matches:
-        for first in range(0, max(1, len(match.series)), GROUP_SERIES):
-            series = match.series[first : first + GROUP_SERIES]
-            if size + len(series) > GROUP_SERIES and group:
+        for part in _parts(match, max_points=max_points):
+            more = sum(_points_of(one, max_points) for one in part.series)
+            is_full = (
+                series + len(part.series) > GROUP_SERIES or points + more > GROUP_POINTS
+            )
+            if group and is_full:
                 yield group
-                group, size = [], 0
-            group.append(_Part(match, first, series))
-            size += len(series)
+                group, series, points = [], 0, 0
+            group.append(part)
+            series += len(part.series)
+            points += more
     if group:
         yield group
+
+
+def _parts(match: RunMatch, *, max_points: int) -> Iterator[_Part]:
+    """Yield a match in parts, each of at least one series and within the bounds."""
+    first = points = 0
+    for index, one in enumerate(match.series):
+        more = _points_of(one, max_points)
+        if index > first and (
+            index - first == GROUP_SERIES or points + more > GROUP_POINTS
+        ):
+            yield _Part(match, first, match.series[first:index])
+            first, points = index, 0
+        points += more
+    yield _Part(match, first, match.series[first:])
+
+
+def _points_of(series: Series, max_points: int) -> int:
+    return min(max_points, series.summary.count) if series.summary else 0

@@ -123,8 +123,12 @@ def test_the_x_axis_comes_from_the_same_context(api, writer, run):
     assert val["x_axis_values"].tolist() == val["x_axis_iters"].tolist() == []
 
 
-def test_a_run_with_very_many_metrics_is_one_tree(api, writer, run, monkeypatch):
-    monkeypatch.setattr(search_frames, "GROUP_SERIES", 7)
+@pytest.mark.parametrize("bounds", [(7, 100_000), (400, 5), (400, 1)])
+def test_a_run_with_very_many_metrics_is_one_tree(
+    api, writer, run, monkeypatch, bounds
+):
+    monkeypatch.setattr(search_frames, "GROUP_SERIES", bounds[0])
+    monkeypatch.setattr(search_frames, "GROUP_POINTS", bounds[1])
     writer.metrics(run, [(f"m{i:03}", None, [float(i)]) for i in range(50)])
     for number in range(2, 12):
         writer.run(f"r{number}", second=number)
