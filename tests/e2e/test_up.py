@@ -46,7 +46,8 @@ def _eventually(holds: Callable[[], bool], *, timeout_s: float = 20.0) -> bool:
 
 
 def _children(server: LocalServer) -> dict[str, int]:
-    """Return the supervisor's children by what they run."""
+    """Return the supervisor's children by what they run, once all have started."""
+    assert _eventually(lambda: "ready in" in server.printed())
     found = {}
     for child in psutil.Process(server.pid).children():
         words = child.cmdline()
