@@ -13,8 +13,8 @@ from typing import Final
 
 from backend.blobs.base import BlobStore, OpenBlob
 from backend.blobs.uris import BlobAddress, BlobUris
-from backend.errors import BlobNotFoundError, TokenError
-from backend.services.blobs import find_object_keys
+from backend.errors import TokenError
+from backend.services.blobs import find_object_keys, open_first
 from backend.storage.factory import Store
 from matyan_wire.tree_stream import encode_key, encode_tree
 
@@ -65,20 +65,12 @@ class BlobReader:
             return None
 
     def _blob(self, uri: str, keys: Sequence[str]) -> Iterator[bytes]:
-        blob = self._open_first(keys)
+        blob = open_first(self.blobs, keys)
         if blob is None:
             yield encode_tree({uri: b""})
             return
         with blob:
             yield from _pair(uri, blob)
-
-    def _open_first(self, keys: Sequence[str]) -> OpenBlob | None:
-        for key in keys:
-            try:
-                return self.blobs.open(key)
-            except BlobNotFoundError:
-                continue
-        return None
 
 
 def _pair(uri: str, blob: OpenBlob) -> Iterator[bytes]:

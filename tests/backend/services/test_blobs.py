@@ -11,9 +11,10 @@ from backend.blobs.filesystem import FilesystemBlobStore
 from backend.blobs.uris import BlobAddress
 from backend.bus.base import Record, RecordPosition
 from backend.bus.topics import INGESTION
-from backend.domain.blobs import blob_key, blob_time_us, new_blob_id, split_blob_key
+from backend.domain.blobs import blob_key, new_blob_id, split_blob_key
 from backend.errors import ArtifactNotFoundError, InvalidInputError, RunNotFoundError
 from backend.services import blobs as service
+from backend.services.blob_cleanup import delete_replaced_blobs, delete_run_blobs
 from backend.services.ingestion import apply_records
 from backend.services.outbox import ARTIFACT_REPLACED
 from backend.services.runs import clear_tombstone, delete_run
@@ -310,7 +311,7 @@ def test_replaced_uploads_are_removed(client):
     pending = client.grant("model.pt")
 
     def prune() -> int:
-        return service.prune_uploads(
+        return delete_replaced_blobs(
             client.store, client.blobs, run_id="run", run_number=number, path="model.pt"
         )
 
@@ -332,7 +333,7 @@ def test_nothing_is_removed_before_a_newer_upload_has_arrived(client):
     client.grant("a")
     for path in ("a", "none"):
         assert (
-            service.prune_uploads(
+            delete_replaced_blobs(
                 client.store, client.blobs, run_id="run", run_number=number, path=path
             )
             == 0
@@ -347,7 +348,7 @@ def test_pictures_of_several_series_are_not_pruned(client):
         client.track(subset)
         client.upload(subset.encode())
     assert (
-        service.prune_uploads(
+        delete_replaced_blobs(
             client.store, client.blobs, run_id="run", run_number=number, path=PNG
         )
         == 0
@@ -363,28 +364,13 @@ def test_a_deleted_runs_uploads_are_removed_and_those_of_its_successor_are_not(c
     client.upload(b"new", "a")
     client.refer("a")
     removed = [
-        service.delete_run_blobs(client.blobs, run_id="run", deleted_us=deleted_us)
+        delete_run_blobs(
+            client.store, client.blobs, run_id="run", deleted_us=deleted_us
+        )
         for _ in range(2)
     ]
     assert removed == [1, 0]
     assert client.artifact("a") == b"new"
-
-
-def test_orphans_are_found_when_they_are_old(client):
-    kept = client.upload(b"known", "a")
-    client.put(new_blob_id(now_us=T0_US), b"never granted", "a")
-    client.blobs.put(blob_key("gone", "a", new_blob_id(now_us=T0_US)), [b"x"])
-    client.blobs.put("somebody/elses", [b"x"])
-
-    def orphans(now_us: int) -> list[str]:
-        found = service.iter_orphans(
-            client.store, client.blobs, now_us=now_us, grace_us=1_000_000
-        )
-        return sorted(entry.key.split("/")[0] for entry in found)
-
-    assert orphans(T0_US) == []
-    assert orphans(T0_US + 2_000_000) == ["gone", "run"]
-    assert blob_time_us(kept) > T0_US
 
 
 def test_keys_that_are_none_of_ours_are_told_apart():
