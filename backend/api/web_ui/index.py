@@ -48,8 +48,8 @@ _LATE_STYLES: Final = (
 _PYODIDE: Final = "https://cdn.jsdelivr.net"
 _POLICY: Final = {
     "default-src": "'self'",
-    # WebGL figures and the code editor compile functions; hashes keep out what the
-    # page itself did not bring.
+    # Plotly compiles its WebGL drawing: without unsafe-eval such figures say that the
+    # browser has no WebGL. Hashes keep out what the page itself did not bring.
     "script-src": f"'self' 'wasm-unsafe-eval' 'unsafe-eval' {_PYODIDE} {{hashes}}",
     "worker-src": "'self' blob:",
     "style-src": "'self' 'unsafe-inline' https://fonts.googleapis.com",

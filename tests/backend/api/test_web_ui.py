@@ -165,6 +165,7 @@ def test_only_scripts_of_the_page_itself_may_run():
         assert f"'sha256-{digest}'" in directives["script-src"]
     assert "'unsafe-inline'" not in directives["script-src"]
     assert "'wasm-unsafe-eval'" in directives["script-src"]
+    assert "'unsafe-eval'" in directives["script-src"]  # WebGL figures
     assert "blob:" in directives["worker-src"]
     assert {"data:", "blob:"} <= set(directives["img-src"].split())
     assert {"data:", "blob:"} <= set(directives["media-src"].split())
