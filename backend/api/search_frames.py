@@ -29,6 +29,7 @@ from backend.api.trees import (
     x_axis_columns,
 )
 from backend.domain.series import Points, Series
+from backend.services.damage import read_intact
 from backend.services.search import RunMatch, SearchStep
 from backend.storage.engine.base import ReadTransaction
 from backend.storage.factory import Store
@@ -133,8 +134,11 @@ class MetricSearch:
         axes = self._find_axes(tr, run_number, part.series) if self.x_axis else {}
         numbers = {one.number for one in part.series}
         numbers.update(one.number for one in axes.values())
-        points = self.store.series.sample_points(
-            tr, run_number, sorted(numbers), max_points=self.max_points
+        points = read_intact(
+            lambda some: self.store.series.sample_points(
+                tr, run_number, some, max_points=self.max_points
+            ),
+            sorted(numbers),
         )
         return _Read(points, axes)
 
@@ -143,7 +147,9 @@ class MetricSearch:
     ) -> dict[str, Series]:
         contexts = {one.context_text for one in series}
         refs = [SeriesRef(METRIC, self.x_axis, text) for text in sorted(contexts)]
-        found = self.store.series.find_many(tr, run_number, refs)
+        found = read_intact(
+            lambda some: self.store.series.find_many(tr, run_number, some), refs
+        )
         return {ref.context: one for ref, one in found.items()}
 
     def _encode(self, part: _Part, read: _Read) -> Iterator[bytes]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from backend.domain.entities import Experiment, Tag
 from backend.domain.runs import Run
 from backend.domain.series import Series
+from backend.services.damage import read_intact
 from backend.services.run_order import (
     NEWEST_FIRST,
     Order,
@@ -345,10 +346,11 @@ class _Search:
             attributes: dict[int, Any] = {}
             series: dict[int, list[Series]] = {}
             if needs.attributes:
-                attributes = self._read_attributes(tr, numbers)
+                attributes = read_intact(
+                    lambda some: self._read_attributes(tr, some), numbers
+                )
             if needs.series_kinds:
-                kinds = needs.series_kinds
-                series = self.store.series.list_many(tr, numbers, kinds=kinds)
+                series = self._list_series(tr, numbers, needs.series_kinds)
             return attributes, series
 
         attributes, series = self.store.engine.read(read)
@@ -359,8 +361,15 @@ class _Search:
         found = (self._match(view) for view in views)
         return [match for match in found if match is not None]
 
+    def _list_series(
+        self, tr: ReadTransaction, numbers: Sequence[int], kinds: Collection[str]
+    ) -> dict[int, list[Series]]:
+        return read_intact(
+            lambda some: self.store.series.list_many(tr, some, kinds=kinds), numbers
+        )
+
     def _read_attributes(
-        self, tr: ReadTransaction, numbers: list[int]
+        self, tr: ReadTransaction, numbers: Sequence[int]
     ) -> dict[int, dict[str, Any]]:
         if self.plan.source == EVERYTHING:
             # Neighbours: one range read for all of them.
@@ -430,10 +439,11 @@ class _Search:
             attributes: dict[int, Any] = {}
             series: dict[int, list[Series]] = {}
             if self.with_attributes and bare:
-                attributes = self.store.attributes.get_many(tr, bare)
+                attributes = read_intact(
+                    lambda some: self.store.attributes.get_many(tr, some), bare
+                )
             if self.series_kinds and unlisted:
-                kinds = self.series_kinds
-                series = self.store.series.list_many(tr, unlisted, kinds=kinds)
+                series = self._list_series(tr, unlisted, self.series_kinds)
             return attributes, series
 
         attributes, series = self.store.engine.read(read)
