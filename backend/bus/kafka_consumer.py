@@ -67,7 +67,12 @@ MOST_AHEAD_BYTES: Final = 16 << 20
 """Taken from the library and not returned yet: heartbeats may bring that much."""
 
 _REBALANCING: Final = frozenset(
-    {KafkaError.REBALANCE_IN_PROGRESS, KafkaError.UNSTABLE_OFFSET_COMMIT}
+    {
+        KafkaError.REBALANCE_IN_PROGRESS,
+        KafkaError.UNSTABLE_OFFSET_COMMIT,
+        # The group has a new generation, which this member is about to join.
+        KafkaError.ILLEGAL_GENERATION,
+    }
 )
 _HARMLESS: Final = frozenset(
     {
@@ -115,6 +120,8 @@ class KafkaConsumer(Consumer):
         self._floor: dict[TopicPartition, int] = {}
         self._log_ids: dict[str, str] = {}
         self._waiting: dict[TopicPartition, int] = {}
+        # Lost while their commits waited.
+        self._unstored: list[TopicPartition] = []
         self._ahead: deque[Message] = deque()
         self._ahead_bytes = 0
         try:
@@ -135,7 +142,7 @@ class KafkaConsumer(Consumer):
         self._check_open()
         deadline = time.monotonic() + timeout_s
         self._resume()
-        self._store_waiting()
+        self._store_late()
         self._verify_identities_if_due()
         while True:
             left_s = deadline - time.monotonic()
@@ -153,25 +160,24 @@ class KafkaConsumer(Consumer):
     @override
     def commit(self, next_offsets: Mapping[TopicPartition, int]) -> None:
         self._check_open()
-        stale = [
-            where
-            for where, offset in next_offsets.items()
-            if not self._may_commit(where, offset)
-        ]
+        self._unstored.clear()
         for where, offset in next_offsets.items():
-            if where not in stale:
+            if self._may_commit(where, offset):
                 self._waiting[where] = max(offset, self._waiting.get(where, 0))
+            else:
+                self._unstored.append(where)
         deadline = time.monotonic() + COMMIT_PATIENCE_S
         while not self._store_waiting() and time.monotonic() < deadline:
+            # The group rebalances; what is lost meanwhile is noted by `_forget`.
             self._serve(COMMIT_RETRY_S)
-        if stale:
-            raise self._stale(stale[0])
+        if self._unstored:
+            raise self._stale(self._unstored[0])
 
     @override
     def heartbeat(self) -> None:
         self._check_open()
         self._serve(0.0)
-        self._store_waiting()
+        self._store_late()
 
     @override
     def rewind(self, next_offsets: Mapping[TopicPartition, int]) -> None:
@@ -213,12 +219,7 @@ class KafkaConsumer(Consumer):
         self._tell_rebalanced(gained=len(parts))
 
     def _on_revoke(self, _library: Any, parts: list[LibraryPartition]) -> None:
-        try:
-            self._store_waiting()
-        except (EventLogUnavailableError, StaleConsumerError) as error:
-            # What is not committed is delivered to the next owner again.
-            extra = {"reason": str(error)}
-            logger.info("eventlog.commit_at_revoke_failed", extra=extra)
+        self._store_late()
         self._give_up(parts)
 
     def _on_lost(self, _library: Any, parts: list[LibraryPartition]) -> None:
@@ -419,10 +420,20 @@ class KafkaConsumer(Consumer):
         if error.code() in _REBALANCING:
             return False
         if error.code() in LOST_MEMBERSHIP:
+            # The library will say which partitions are lost; until it has, they are
+            # still read, and may turn out to be kept.
             (where, *_others) = self._waiting
-            self._forget(list(self._owned))
+            self._waiting.clear()
             raise self._stale(where)
         raise translate(error)
+
+    def _store_late(self) -> None:
+        """Try the commits that had to wait once more."""
+        try:
+            self._store_waiting()
+        except (EventLogUnavailableError, StaleConsumerError) as error:
+            # What is not committed is delivered again, here or to the next owner.
+            logger.info("eventlog.late_commit_failed", extra={"reason": str(error)})
 
     def _stale(self, where: TopicPartition) -> StaleConsumerError:
         return StaleConsumerError(
@@ -458,7 +469,8 @@ class KafkaConsumer(Consumer):
         for where in places:
             self._owned.pop(where, None)
             self._floor.pop(where, None)
-            self._waiting.pop(where, None)
+            if self._waiting.pop(where, None) is not None:
+                self._unstored.append(where)
         self._drop_ahead(places)
 
     def _drop_ahead(self, places: Sequence[TopicPartition] | Mapping[Any, Any]) -> None:

@@ -44,7 +44,6 @@ SILENCE: Final = frozenset(
 )
 LOST_MEMBERSHIP: Final = frozenset(
     {
-        KafkaError.ILLEGAL_GENERATION,
         KafkaError.UNKNOWN_MEMBER_ID,
         KafkaError.FENCED_INSTANCE_ID,
         KafkaError.FENCED_MEMBER_EPOCH,
