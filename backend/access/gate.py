@@ -2,8 +2,9 @@
 
 - `/t/<token>/api/v1/…` becomes `/api/v1/…` with `Authorization: Bearer <token>`. From
   here on no path holds a secret: not in logs, not in errors, not in metrics.
-- While access is open, whatever arrives on an address that is not this machine's own
-  is refused, however the server was started.
+- While access is open, whatever arrives on an address that is not this machine's own,
+  or for a host name that is not, is refused, however the server was started: the first
+  is another machine, the second a proxy, or a page whose name was made to resolve here.
 
 Design note: docs/subsystems/access.md#clients
 """
@@ -17,6 +18,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from django.conf import settings
+from django.http.request import split_domain_port, validate_host
 
 from backend.access.addresses import is_loopback
 
@@ -32,6 +34,11 @@ _EXPOSED: Final = (
     "Access is open (MATYAN_AUTH=off) and this address can be reached from other "
     "machines. Start the server with MATYAN_AUTH=required."
 )
+_FOREIGN_HOST: Final = (
+    "Access is open (MATYAN_AUTH=off) and this server is asked for by a name that is "
+    "not this machine's own. Use localhost, name the host in MATYAN_ALLOWED_HOSTS, or "
+    "start the server with MATYAN_AUTH=required."
+)
 
 
 class AccessGate:
@@ -43,8 +50,9 @@ class AccessGate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, its token where tokens belong."""
         if scope["type"] in {"http", "websocket"}:
-            if not settings.MATYAN_AUTH_REQUIRED and _is_exposed(scope):
-                await _refuse(scope, receive, send)
+            problem = None if settings.MATYAN_AUTH_REQUIRED else _exposure(scope)
+            if problem is not None:
+                await _refuse(scope, receive, send, problem)
                 return
             scope = without_token_path(scope)
         await self._application(scope, receive, send)
@@ -62,19 +70,39 @@ def without_token_path(scope: Scope) -> Scope:
     return {**scope, "path": path, "raw_path": None, "headers": [*headers, bearer]}
 
 
-def _is_exposed(scope: Scope) -> bool:
+def _exposure(scope: Scope) -> str | None:
+    """Return why a request cannot be this machine's own business; None if it can."""
     server = scope.get("server")
-    if not server or server[1] is None:
-        return False  # a Unix socket
+    # A Unix socket has no port; a name comes from tests, not from a socket.
+    has_address = server and server[1] is not None and _is_address(server[0])
+    if server and has_address and not is_loopback(server[0]):
+        return _EXPOSED
+    return None if _is_own_host(scope) else _FOREIGN_HOST
+
+
+def _is_own_host(scope: Scope) -> bool:
+    found = (value for name, value in scope["headers"] if name == b"host")
+    host = next(found, b"").decode("latin-1")
+    name, _ = split_domain_port(host)
+    if not host or name == "localhost" or name.endswith(".localhost"):
+        return True
+    address = name.strip("[]")
+    if _is_address(address):
+        return is_loopback(address)
+    allowed = [pattern for pattern in settings.ALLOWED_HOSTS if pattern != "*"]
+    return validate_host(name, allowed)
+
+
+def _is_address(text: str) -> bool:
     try:
-        ipaddress.ip_address(server[0].split("%", 1)[0])
+        ipaddress.ip_address(text.split("%", 1)[0])
     except ValueError:
-        return False  # a name given by a test or a proxy, not a socket's own address
-    return not is_loopback(server[0])
+        return False
+    return True
 
 
-async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
-    body = json.dumps({"message": _EXPOSED, "detail": _EXPOSED}).encode()
+async def _refuse(scope: Scope, receive: Receive, send: Send, problem: str) -> None:
+    body = json.dumps({"message": problem, "detail": problem}).encode()
     headers = [(b"content-type", b"application/json")]
     prefix = "http"
     if scope["type"] == "websocket":

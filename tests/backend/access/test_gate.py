@@ -145,6 +145,28 @@ async def test_on_a_loopback_address_it_is_open(settings: Any) -> None:
     assert (await ask("/health/live/", server=("/run/s", None), headers=HOST))[0] == 200
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:53800", 200),
+        ("a.localhost", 200),
+        ("127.0.0.1:1", 200),
+        ("[::1]:53800", 200),
+        ("known.example", 200),
+        ("evil.example", 403),
+        ("localhost.evil.example:80", 403),
+        ("192.0.2.1", 403),
+        ("?", 403),
+    ],
+)
+async def test_open_access_is_refused_to_names_that_are_made_to_lead_here(
+    host: str, status: int, settings: Any
+) -> None:
+    settings.MATYAN_AUTH_REQUIRED = False
+    settings.ALLOWED_HOSTS = ["*", "known.example"]
+    assert (await ask("/health/live/", headers={"host": host}))[0] == status
+
+
 @pytest.mark.django_db(transaction=True)
 async def test_a_token_in_the_path_works_and_is_not_logged(
     write_token: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch

@@ -30,6 +30,7 @@ async def test_pages_of_other_sites_open_no_websocket(
     origin: str, status: int, write_token: str, settings: Any, *, required: bool
 ) -> None:
     settings.MATYAN_AUTH_REQUIRED = required
+    settings.ALLOWED_HOSTS = ["matyan.example"]
     settings.MATYAN_BUS = {"ENGINE": "tests.frontier.failing_logs.ScriptedLog"}
     headers = {
         "origin": origin,
