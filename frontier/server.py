@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import ctypes
 import logging
+import resource
 import signal
 import socket
 from collections.abc import Sequence
@@ -29,6 +30,9 @@ logger = logging.getLogger(__name__)
 
 CLOSING_S: Final = 1.0
 """How long clients have to answer the closing handshake once everything is drained."""
+
+OPEN_FILES: Final = 16_384
+"""Descriptors wanted: every connection takes one, and some are needed besides."""
 
 _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
@@ -96,6 +100,7 @@ def serve(
         options: Further options of `uvicorn.Config`.
     """
     return_freed_memory()
+    raise_open_files()
     # uvicorn raises the signal again once it has stopped; that is no news by then.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
@@ -116,6 +121,23 @@ def return_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
         mallopt(_M_ARENA_MAX, 2)
+
+
+def raise_open_files(wanted: int = OPEN_FILES) -> None:
+    """Raise the soft limit of open files to `wanted`, as far as the hard one allows.
+
+    With the usual 1,024, that many idle connections would keep everybody else out, the
+    health check included. Never lowers it.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        # Some systems allow less than the hard limit says.
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            return
+        logger.warning("gateway.few_open_files", extra={"limit": soft})
 
 
 def _is_websocket(connection: object) -> bool:
