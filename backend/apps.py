@@ -17,5 +17,10 @@ class BackendConfig(AppConfig):
     def ready(self) -> None:
         """Register what Django finds by import only: pages, extensions, checks."""
         from backend import checks  # noqa: F401, PLC0415 - needs the app registry
-        from backend.admin import tokens  # noqa: F401, PLC0415 - needs the app registry
+        from backend.admin import (  # noqa: PLC0415 - needs the app registry
+            maintenance,  # noqa: F401
+            operations,  # noqa: F401
+            runs,  # noqa: F401
+            tokens,  # noqa: F401
+        )
         from backend.api import schema  # noqa: F401, PLC0415 - needs the app registry
