@@ -5,17 +5,20 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from backend.domain.blobs import MAX_ENTRIES, BlobHistory
 from backend.domain.entities import Artifact, Experiment, Note, Tag
 from backend.domain.runs import Run
 from backend.errors import FormatError
 from backend.storage.codecs.records import (
     decode_artifact,
+    decode_blob_history,
     decode_experiment,
     decode_note,
     decode_run,
     decode_tag,
     decode_tombstone,
     encode_artifact,
+    encode_blob_history,
     encode_experiment,
     encode_note,
     encode_run,
@@ -43,6 +46,26 @@ def test_run_bytes_are_stable() -> None:
     assert encode_run(RUN).hex() == (
         "9c01a26964a46e616d65a561626f75740506c2c3a365787092a27431a27432fd02"
     )
+
+
+def test_upload_bytes_are_stable() -> None:
+    history = (
+        BlobHistory("a/b").with_grant("00" * 16, session=5).with_claim(3, -2, session=5)
+    )
+    value = encode_blob_history(history)
+    assert value.hex() == (
+        "9401a3612f6291930500c410000000000000000000000000000000009194050003fe"
+    )
+    assert decode_blob_history(value, key=b"") == history
+
+
+def test_the_record_of_many_uploads_fits_a_value() -> None:
+    history = BlobHistory("p" * 1024)
+    for number in range(MAX_ENTRIES + 5):
+        history = history.with_grant(f"{number:032x}", session=2**62)
+        history = history.with_claim(2**30 + number, 2**62, session=2**62)
+    assert len(history.grants) == len(history.claims) == MAX_ENTRIES
+    assert len(encode_blob_history(history)) < 90_000
 
 
 def test_records_come_back() -> None:
