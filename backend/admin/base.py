@@ -142,6 +142,14 @@ class StoreAdmin(_ModelAdmin):
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
 
+    @override
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False  # no stock form; actions ask `allowed`
+
+    @override
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
     def url(self, page: str, *args: Any, **query: Any) -> str:
         """Return the address of one of these pages."""
         found = reverse(f"admin:backend_{self.opts.model_name}_{page}", args=args)

@@ -146,7 +146,7 @@ class MaintenanceRequestAdmin(_RequestAdmin):
         if request.method == "POST":
             raise PermissionDenied
         return super().change_view(
-            request, object_id, form_url, {"show_save": False, "show_close": True}
+            request, object_id, form_url, {"title": "Job", "show_save": False}
         )
 
     @method_decorator(require_POST)

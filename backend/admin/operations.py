@@ -30,7 +30,7 @@ from backend.admin.base import (
     now_us,
 )
 from backend.bus.base import EventLog
-from backend.bus.topics import TOPICS
+from backend.bus.topics import DEAD_LETTERS, TOPICS
 from backend.errors import NotFoundError
 from backend.models import (
     DeadLetterAnchor,
@@ -79,7 +79,9 @@ class EventLogAdmin(StoreAdmin):
         for topic in TOPICS:
             for group in topic.groups:
                 for lag in log.lag(group=group, topics=[topic.name]):
-                    mood = "bad" if lag.oldest_age_s > LATE_S else "good"
+                    # A dead letter waits for a person, however young it is.
+                    late = lag.oldest_age_s > LATE_S or topic.name == DEAD_LETTERS
+                    mood = "bad" if lag.lag and late else "good"
                     behind = Cell(f"{lag.lag:,}", mood=mood)
                     waits = duration(lag.oldest_age_s) if lag.lag else ""
                     place = f"{lag.committed:,} of {lag.end:,}"

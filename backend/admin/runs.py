@@ -131,7 +131,7 @@ class RunAdmin(StoreAdmin):
         size = measure_run(store, run.number, max_rows=MEASURED_ROWS)
         shown = Table(
             ["Kind", "Name", "Context", "Points", "Last step"],
-            title=f"Series ({len(series):,}; the first {MAX_SERIES} are shown)",
+            title=f"Series ({len(series):,}, at most {MAX_SERIES} shown)",
             rows=[
                 ("", [s.kind, s.name, s.context_text, f"{s.summary.count:,}"
                       if s.summary else "0", s.summary.last_step if s.summary else ""])

@@ -128,6 +128,7 @@ def test_a_run_has_a_page(admin_client: Client, store: Store) -> None:
     shown = text_of(admin_client, page("runanchor") + "of/run1/")
     for wanted in ("Run number 1", "loss", "baseline", "red", "not sealed yet"):
         assert wanted in shown
+    assert "Cell(" not in shown
     assert admin_client.get(page("runanchor") + "of/nobody/").status_code == 404
 
 
