@@ -165,10 +165,10 @@ class RunWrite:
             state.note_offset(item.log, offset)
             return Verdict.SKIPPED
         progress = state.progress
+        numbers = self._resolve(item)
+        if not all(ref in numbers for ref in item.batch.series):
+            return Verdict.UNFINISHED
         if progress is None or (progress.log, progress.offset) != (item.log, offset):
-            numbers = self._resolve(item)
-            if not all(ref in numbers for ref in item.batch.series):
-                return Verdict.UNFINISHED
             self._apply_events(item, writer)
             progress = Progress(item.log, offset)
         if not self._apply_points(item, writer, progress):

@@ -30,7 +30,6 @@ from tests.faults.deployment import (
     record,
     repeated,
     shuffled,
-    wait_for,
 )
 
 pytestmark = [pytest.mark.e2e, pytest.mark.chaos, pytest.mark.timeout(150)]
@@ -96,8 +95,8 @@ def test_a_hundred_thousand_series_in_one_frame(deployed: Deployment):
     # Twice: the second is a repetition.
     for _ in range(2):
         producer.publish(INGESTION, key=b"wide", value=value).result(PATIENCE_S)
-    worker = deployed.worker()
-    wait_for(lambda: deployed.lag() == 0 or worker.process.poll() is not None)
+    deployed.worker()
+    deployed.wait_until_applied()
     assert deployed.dead_letters() == []
     store = deployed.open_store()
     run = store.engine.read(lambda tr: store.runs.get(tr, "wide"))

@@ -110,11 +110,14 @@ def apply(log: EventLog, store: Store, *, seed: int) -> None:
 ROLES = {"work": work, "apply": apply}
 
 if __name__ == "__main__":
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stderr,
-        format="%(asctime)s %(process)d %(name)s %(message)s",
+    told_to_stderr = logging.StreamHandler(sys.stderr)
+    told_to_stderr.setFormatter(
+        logging.Formatter(
+            "%(asctime)s %(process)d %(name)s %(message)s %(reason)s",
+            defaults={"reason": ""},
+        )
     )
+    logging.basicConfig(level=logging.INFO, handlers=[told_to_stderr])
     told = json.loads(sys.argv[1])
     opened = open_event_log(**told.pop("log"))
     ROLES[told.pop("role")](opened, open_store(**told.pop("store")), **told)

@@ -55,6 +55,11 @@ from matyan_wire.batch import SeriesRef
 METRIC_CHUNKS_PER_READ: Final = 32
 OBJECT_CHUNKS_PER_READ: Final = 4
 
+LOOK_UPS_AT_ONCE: Final = 2_048
+MAX_LOOK_UPS: Final = 8 * LOOK_UPS_AT_ONCE
+"""Series looked up by one transaction: FoundationDB answers about 13,000 a second on
+two busy cores (measured), and a transaction has five seconds."""
+
 SeriesList = list[Series]
 Refs = list[SeriesRef]
 
@@ -337,14 +342,21 @@ class SeriesRepository:
 
         One round trip, none when all are known to this process. `state` moves on; the
         caller stores it, and gives the result to `memory` once the transaction has
-        committed. At most `limit` series are created: refs beyond it are left out.
+        committed. At most `limit` series are created and `MAX_LOOK_UPS` looked up:
+        refs beyond either are left out.
         """
         known = self.memory.numbers((run_number, state.incarnation))
         numbers = {ref: known[ref] for ref in refs if ref in known}
         unknown = [ref for ref in dict.fromkeys(refs) if ref not in numbers]
-        if unknown:
-            numbers |= find_numbers(tr, run_number, unknown)
-            new = [ref for ref in unknown if ref not in numbers]
+        new: list[SeriesRef] = []
+        for start in range(0, min(len(unknown), MAX_LOOK_UPS), LOOK_UPS_AT_ONCE):
+            asked = unknown[start : start + LOOK_UPS_AT_ONCE]
+            found = find_numbers(tr, run_number, asked)
+            numbers |= found
+            new += [ref for ref in asked if ref not in found]
+            if len(new) >= limit:
+                break
+        if new:
             numbers |= create_series(tr, run_number, state, new[:limit])
         return numbers
 
