@@ -8,6 +8,7 @@ Design note: docs/subsystems/eventlog.md#kafka
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -34,6 +35,7 @@ from confluent_kafka.admin import (
 
 from backend.bus.kafka_errors import (
     DENIED,
+    NO_COORDINATOR,
     SILENCE,
     UNKNOWN_TOPIC,
     UNSEEN,
@@ -45,6 +47,13 @@ from backend.bus.kafka_settings import Connection
 from backend.errors import EventLogUnavailableError
 
 ANSWER_S: Final = 10.0
+COORDINATOR_S: Final = 5.0
+"""How long a broker that has just started may take to read the groups' offsets."""
+
+REACHED_S: Final = 0.2
+"""A broker that answered so lately will answer now."""
+
+_INTERNAL_TOPIC: Final = "__consumer_offsets"
 _FUTURE_SLACK_S: Final = 2.0
 _TOPIC_ALREADY_EXISTS: Final = KafkaError.TOPIC_ALREADY_EXISTS
 _INVALID_PARTITIONS: Final = KafkaError.INVALID_PARTITIONS
@@ -78,13 +87,15 @@ class KafkaAdmin:
         self._lock = threading.Lock()
         self._opened: AdminClient | None = None
         self._trouble = ""
+        self._reached_s = float("-inf")
         self._cluster_id = ""
 
     def cluster_id(self, *, timeout_s: float = ANSWER_S) -> str:
         """Return the cluster's own id."""
         if not self._cluster_id:
             future = self._ask(
-                lambda client: client.describe_cluster(request_timeout=timeout_s)
+                lambda client: client.describe_cluster(request_timeout=timeout_s),
+                timeout_s=timeout_s,
             )
             self._cluster_id = self._answer(future, timeout_s).cluster_id or "kafka"
         return self._cluster_id
@@ -98,7 +109,8 @@ class KafkaAdmin:
         futures = self._ask(
             lambda client: client.describe_topics(
                 TopicCollection(list(names)), request_timeout=timeout_s
-            )
+            ),
+            timeout_s=timeout_s,
         )
         found = {}
         for name, future in futures.items():
@@ -185,15 +197,13 @@ class KafkaAdmin:
         """Return the group's committed offsets, leaving out where it has none."""
         if not places:
             return {}
-        asked = ConsumerGroupTopicPartitions(
-            group, [TopicPartition(*place) for place in places]
-        )
-        futures = self._ask(
-            lambda client: client.list_consumer_group_offsets(
-                [asked], request_timeout=ANSWER_S
-            )
-        )
-        answer = self._answer(futures[group])
+        answer = self._answer_committed(group, places)
+        deadline = time.monotonic() + COORDINATOR_S
+        while answer is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+            answer = self._answer_committed(group, places)
+        if answer is None:
+            raise EventLogUnavailableError(group=group, reason="no coordinator yet")
         return {
             (found.topic, found.partition): found.offset
             for found in answer.topic_partitions
@@ -242,6 +252,17 @@ class KafkaAdmin:
             reason = self._hear_trouble() or f"no answer within {timeout_s} s"
             raise EventLogUnavailableError(reason=reason) from None
 
+    def _answer_committed(self, group: str, places: Sequence[Place]) -> Any:
+        asked = ConsumerGroupTopicPartitions(
+            group, [TopicPartition(*place) for place in places]
+        )
+        futures = self._ask(
+            lambda client: client.list_consumer_group_offsets(
+                [asked], request_timeout=ANSWER_S
+            )
+        )
+        return self._answer(futures[group], passing=NO_COORDINATOR)
+
     def _offsets(self, places: Sequence[Place], *, newest: bool) -> dict[Place, int]:
         spec: Any = OffsetSpec  # its constructors have no types
         spec = spec.latest() if newest else spec.earliest()
@@ -279,11 +300,28 @@ class KafkaAdmin:
     def _note(self, error: KafkaError) -> None:
         self._trouble = f"{error.name()}: {error.str()}"
 
-    def _ask(self, call: Any) -> Any:
+    def _ask(self, call: Any, *, timeout_s: float = ANSWER_S) -> Any:
+        self._reach(timeout_s)
         try:
             return call(self._client())
         except KafkaException as error:
             raise translate(error) from error
+
+    def _reach(self, timeout_s: float) -> None:
+        """Ask for something small first.
+
+        The library (2.16) can abort the process when a broker comes back while one of
+        its administrative requests waits for it; so none is made to wait.
+        """
+        if time.monotonic() - self._reached_s < REACHED_S:
+            return
+        try:
+            self._client().list_topics(topic=_INTERNAL_TOPIC, timeout=timeout_s)
+        except KafkaException as error:
+            if self._hear_trouble():
+                raise EventLogUnavailableError(reason=self._trouble) from error
+            raise translate(error) from error
+        self._reached_s = time.monotonic()
 
 
 class _UnseenError(EventLogUnavailableError):

@@ -351,8 +351,11 @@ class KafkaConsumer(Consumer):
         """
         self._verified_s = time.monotonic()
         for name, before in list(self._log_ids.items()):
-            if self._topics.get(name, fresh=True).log_id == before:
-                continue
+            try:
+                if self._topics.get(name, fresh=True).log_id == before:
+                    continue
+            except EventLogUnavailableError:
+                return  # being away is noticed elsewhere
             logger.warning("eventlog.topic_made_again", extra={"topic": name})
             self._log_ids.pop(name, None)
             for where in [w for w in self._owned if w.topic == name]:

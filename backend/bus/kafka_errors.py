@@ -35,6 +35,13 @@ UNSEEN: Final = frozenset(
         KafkaError.UNKNOWN_LEADER_EPOCH,
     }
 )
+NO_COORDINATOR: Final = frozenset(
+    {
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.NOT_COORDINATOR,
+    }
+)
 SILENCE: Final = frozenset(
     {
         KafkaError._TIMED_OUT,  # noqa: SLF001 - the library's local error codes
