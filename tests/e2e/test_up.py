@@ -57,12 +57,13 @@ def _children(server: LocalServer) -> dict[str, int]:
 
 
 def test_names_each_service_with_its_url_and_is_ready(server):
+    assert _eventually(lambda: "ready in" in server.printed())
     printed = server.printed()
     assert f"http://localhost:{server.backend_port}" in printed
     assert f"http://localhost:{server.frontier_port}" in printed
     assert "worker ingestion" in printed
     assert "worker control" in printed
-    assert "ready in" in printed
+    assert "MATYAN_AUTH=off" in printed
 
 
 def test_ctrl_c_stops_everything(server):
