@@ -40,7 +40,10 @@ test-browser: setup ## the web UI in Chromium, about two minutes; needs chromium
 	$(BIN)/python -m pytest -m browser --require=browser $(OPTIONS)
 
 test-chaos: setup ## processes killed under load, memory bounds: some minutes
-	$(BIN)/python -m pytest -m "chaos or slow" $(OPTIONS)
+	$(BIN)/python -m pytest -m "(chaos or slow) and not kafka and not fdb" $(OPTIONS)
+
+test-cluster: setup ## Kafka (needs Java 17, Maven) and FoundationDB (FDB_HOME)
+	$(BIN)/python -m pytest -m "kafka or fdb" --require=kafka $(OPTIONS)
 
 check: setup lint ## formatting, lint, layers, types, settings, generated pages
 	$(BIN)/python -m mypy $(SERVER) $(SDK)
