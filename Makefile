@@ -5,7 +5,7 @@ SERVER := matyan_project frontier backend workers
 SDK := client/src/matyan_client client/src/matyan_wire
 OPTIONS ?=
 
-.PHONY: help setup up demo test test-blobs test-browser test-chaos check lint format bench docs clean
+.PHONY: help setup up demo test test-blobs test-browser test-chaos test-cluster check lint format bench docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
