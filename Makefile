@@ -4,8 +4,9 @@ BIN := .venv/bin
 SERVER := matyan_project frontier backend workers
 SDK := client/src/matyan_client client/src/matyan_wire
 OPTIONS ?=
+COMMA := ,
 
-.PHONY: help setup up demo test test-blobs test-browser test-chaos test-cluster check lint format bench docs clean
+.PHONY: help setup up demo test test-blobs test-browser test-cluster test-chaos test-cluster check lint format bench docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,7 +31,7 @@ demo: setup ## train the example against a server and show what it found
 
 test: setup ## the default suite, about two minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r examples/requirements.txt
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not chaos and not slow and not kafka and not s3 and not azure and not browser" $(OPTIONS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not chaos and not slow and not kafka and not fdb and not s3 and not azure and not browser" $(OPTIONS)
 
 test-blobs: setup ## blob stores on S3 and Azure servers; needs Java, Maven, npm
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-azure.txt
@@ -38,6 +39,9 @@ test-blobs: setup ## blob stores on S3 and Azure servers; needs Java, Maven, npm
 
 test-browser: setup ## the web UI in Chromium, about two minutes; needs chromium and chromium-driver
 	$(BIN)/python -m pytest -m browser --require=browser $(OPTIONS)
+
+test-cluster: setup ## Kafka, FoundationDB (where FDB_HOME names one) and their faults; needs Java and Maven
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "kafka or fdb" --require=kafka$(if $(FDB_HOME),$(COMMA)fdb) $(OPTIONS)
 
 test-chaos: setup ## processes killed under load, memory bounds: some minutes
 	$(BIN)/python -m pytest -m "(chaos or slow) and not kafka and not fdb" $(OPTIONS)
