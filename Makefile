@@ -6,7 +6,7 @@ SDK := client/src/matyan_client client/src/matyan_wire
 OPTIONS ?=
 COMMA := ,
 
-.PHONY: help setup up demo test test-blobs test-browser test-cluster test-chaos test-cluster check lint format bench docs clean
+.PHONY: help setup up demo test test-blobs test-browser test-cluster test-chaos check lint format bench docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,9 +45,6 @@ test-cluster: setup ## Kafka, FoundationDB (where FDB_HOME names one) and their 
 
 test-chaos: setup ## processes killed under load, memory bounds: some minutes
 	$(BIN)/python -m pytest -m "(chaos or slow) and not kafka and not fdb" $(OPTIONS)
-
-test-cluster: setup ## Kafka (needs Java 17, Maven) and FoundationDB (FDB_HOME)
-	$(BIN)/python -m pytest -m "kafka or fdb" --require=kafka $(OPTIONS)
 
 check: setup lint ## formatting, lint, layers, types, settings, generated pages
 	$(BIN)/python -m mypy $(SERVER) $(SDK)
