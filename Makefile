@@ -6,7 +6,7 @@ SDK := client/src/matyan_client client/src/matyan_wire
 OPTIONS ?=
 COMMA := ,
 
-.PHONY: help setup up demo test test-blobs test-browser test-cluster test-chaos check lint format bench docs clean
+.PHONY: help setup up demo test test-blobs test-browser test-cluster test-chaos check lint format bench bench-cluster docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -64,6 +64,9 @@ format: setup ## rewrite the code in the house format
 
 bench: setup ## one JSON line a figure; about two minutes
 	@$(BIN)/python -m bench $(OPTIONS)
+
+bench-cluster: setup ## ingestion on each store and log, 1 and 2 workers; some minutes
+	@$(BIN)/python -m bench.cluster $(OPTIONS)
 
 docs: setup ## regenerate the generated pages
 	$(BIN)/python manage.py reference

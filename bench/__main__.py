@@ -26,11 +26,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("--only", choices=groups, action="append", help="group to run")
     wanted = parser.parse_args().only or list(groups)
-    _print([{"name": "machine", **_machine()}])
+    print_figures([{"name": "machine", **machine()}])
     for name in wanted:
         with tempfile.TemporaryDirectory(prefix="matyan-bench-") as directory:
             os.environ["MATYAN_DIR"] = f"{directory}/journals"
-            _print(groups[name](Path(directory)))
+            print_figures(groups[name](Path(directory)))
     return 0
 
 
@@ -99,7 +99,8 @@ def _mib(name: str, size: int, **more: str) -> dict[str, Any]:
     return {"name": name, "value": round(size / 2**20), "unit": "MiB", **more}
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """Return what the figures were measured on."""
     return {
         "cores": psutil.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
@@ -109,7 +110,8 @@ def _machine() -> dict[str, Any]:
     }
 
 
-def _print(figures: Iterable[dict[str, Any]]) -> None:
+def print_figures(figures: Iterable[dict[str, Any]]) -> None:
+    """Print each figure as a JSON line as soon as it is known."""
     for figure in figures:
         sys.stdout.write(json.dumps(figure) + "\n")
         sys.stdout.flush()
