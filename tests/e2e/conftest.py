@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from matyan_project import env
 from matyan_project.local_server import LocalServer
+from tests.services.fetching import fetch_once, run_fetch
 
 PUBLIC_CLIENT = "matyan-client==0.3.0"
 
@@ -32,14 +31,10 @@ def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSer
 @pytest.fixture(scope="session")
 def public_client_python() -> Path:
     """A Python with the public client, unmodified; made once and kept."""
-    home = env.BASE_DIR / ".cache" / PUBLIC_CLIENT
-    python = home / "bin" / "python"
-    if not (home / "installed").exists():
-        subprocess.run([sys.executable, "-m", "venv", home], check=True)
-        subprocess.run(
-            [python, "-m", "pip", "install", "--quiet", PUBLIC_CLIENT],
-            check=True,
-            timeout=300,
-        )
-        (home / "installed").touch()
-    return python
+    home = fetch_once(PUBLIC_CLIENT, _install_public_client)
+    return home / "bin" / "python"
+
+
+def _install_public_client(home: Path) -> None:
+    run_fetch(sys.executable, "-m", "venv", home)
+    run_fetch(home / "bin" / "pip", "install", "--quiet", PUBLIC_CLIENT)

@@ -82,7 +82,7 @@ def environ(
     if reason and "s3" not in required_services:
         pytest.skip(f"no s3: {reason}")
     with s3.S3Server(tmp_path / "s3") as server:
-        yield server.environ
+        yield server.settings
 
 
 def python(python_: Path, script: str, *arguments: Any) -> str:

@@ -11,7 +11,6 @@ import atexit
 import ctypes
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
@@ -19,12 +18,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import pytest
+from typing_extensions import override
 
-from matyan_project.local_server import free_port
+from tests.services.server_process import START_TIMEOUT_S, ServerProcess
 
 BUGGIFY = "MATYAN_TEST_FDB_BUGGIFY"
 """Set: the client makes requests fail, in every process of the tests."""
@@ -63,51 +62,48 @@ def missing() -> str:
     return f"{', '.join(absent)} not found" if absent else ""
 
 
-class FoundationDbNode:
-    """One node in a directory of its own. Use as a context manager."""
+class FoundationDbNode(ServerProcess):
+    """One node, made a database of one process."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
+        super().__init__(directory)
         self._external = os.environ.get("MATYAN_TEST_FDB_CLUSTER_FILE", "")
-        self._port = free_port()
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def cluster_file(self) -> str:
-        return self._external or str(self._directory / "fdb.cluster")
+        return self._external or str(self.directory / "fdb.cluster")
 
     @property
     def can_be_killed(self) -> bool:
         return not self._external
 
-    def start(self) -> None:
-        """Start the server process."""
-        log = (self._directory / "node.out").open("ab")
-        self._process = subprocess.Popen(
-            [
-                _program("fdbserver") or "fdbserver",
-                f"--cluster-file={self.cluster_file}",
-                f"--public-address=127.0.0.1:{self._port}",
-                f"--datadir={self._directory / 'data'}",
-                f"--logdir={self._directory / 'trace'}",
-                "--knob_disable_posix_kernel_aio=1",
-            ],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        log.close()
+    @override
+    def prepare(self) -> None:
+        for name in ("data", "trace"):
+            (self.directory / name).mkdir(exist_ok=True)
+        Path(self.cluster_file).write_text(f"test:test@127.0.0.1:{self.port}\n")
 
-    def configure(self, *, timeout_s: float = 60.0) -> None:
+    @override
+    def command(self) -> list[str]:
+        return [
+            _program("fdbserver") or "fdbserver",
+            f"--cluster-file={self.cluster_file}",
+            f"--public-address=127.0.0.1:{self.port}",
+            f"--datadir={self.directory / 'data'}",
+            f"--logdir={self.directory / 'trace'}",
+            "--knob_disable_posix_kernel_aio=1",
+        ]
+
+    def configure(self) -> None:
         """Make it a new database and wait until it is available."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + START_TIMEOUT_S
         while True:
             # Fails harmlessly when an earlier turn has made the database.
             self.cli("configure new single ssd")
             if "is available" in self.cli("status minimal"):
                 return
             if time.monotonic() > deadline:
-                raise RuntimeError((self._directory / "node.out").read_text()[-4000:])
+                raise RuntimeError(self.output.read_text()[-4000:])
             time.sleep(0.3)
 
     def cli(self, command: str) -> str:
@@ -126,39 +122,12 @@ class FoundationDbNode:
         )
         return done.stdout
 
-    def kill(self) -> None:
-        """Kill -9 the node; `start` brings it back with its data."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait(20)
-            self._process = None
-
-    def pause(self) -> None:
-        """Make it unavailable without ending it."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        if self._process is not None:
-            self._process.send_signal(signal.SIGCONT)
-
+    @override
     def __enter__(self) -> FoundationDbNode:
         if not self._external:
-            (self._directory / "data").mkdir(parents=True, exist_ok=True)
-            (self._directory / "trace").mkdir(exist_ok=True)
-            Path(self.cluster_file).write_text(f"test:test@127.0.0.1:{self._port}\n")
-            self.start()
+            super().__enter__()
             self.configure()
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.resume()
-        self.kill()
 
 
 def require(required: frozenset[str]) -> None:

@@ -7,15 +7,10 @@ instead. The jars are fetched once into `.cache/`.
 from __future__ import annotations
 
 import os
-import shutil
-import signal
-import socket
 import subprocess
-import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 
 from confluent_kafka.admin import (
     AdminClient,
@@ -24,12 +19,13 @@ from confluent_kafka.admin import (
     ConfigResource,
     ResourceType,
 )
+from typing_extensions import override
 
-from matyan_project import env
 from matyan_project.local_server import free_port
+from tests.services.fetching import fetch_once, run_fetch
+from tests.services.server_process import ServerProcess, not_found
 
 VERSION = "4.1.1"
-JARS = env.BASE_DIR / ".cache" / f"kafka-{VERSION}"
 
 _POM = f"""\
 <project xmlns="http://maven.apache.org/POM/4.0.0">
@@ -87,14 +83,11 @@ def missing() -> str:
     """Return why no broker can be had here, "" if one can."""
     if os.environ.get("MATYAN_TEST_KAFKA"):
         return ""
-    absent = [name for name in ("java", "mvn") if shutil.which(name) is None]
-    return f"{' and '.join(absent)} not found" if absent else ""
+    return not_found("java", "mvn")
 
 
-class KafkaBroker:
+class KafkaBroker(ServerProcess):
     """One broker in a directory of its own, on 127.0.0.1.
-
-    Use as a context manager. `kill` and `start` take it down and up with its data.
 
     Args:
         directory: Where it keeps everything.
@@ -104,15 +97,13 @@ class KafkaBroker:
     def __init__(
         self, directory: Path, *, users: Mapping[str, str] | None = None
     ) -> None:
-        self._directory = directory
+        super().__init__(directory)
         self._users = users or {}
-        self._process: subprocess.Popen[bytes] | None = None
         self._external = os.environ.get("MATYAN_TEST_KAFKA", "")
-        self._port = free_port()
 
     @property
     def bootstrap_servers(self) -> str:
-        return self._external or f"127.0.0.1:{self._port}"
+        return self._external or f"127.0.0.1:{self.port}"
 
     @property
     def can_be_killed(self) -> bool:
@@ -123,15 +114,14 @@ class KafkaBroker:
         """Shortest session timeout the broker takes; a foreign one has the default."""
         return 6.0 if self._external else 2.0
 
+    @override
     def prepare(self) -> None:
-        """Fetch the jars and format the log directory."""
-        _fetch_jars()
-        self._directory.mkdir(parents=True, exist_ok=True)
+        """Format the log directory."""
         properties = _PROPERTIES.format(
             protocol="SASL_SSL" if self._users else "PLAINTEXT",
-            port=self._port,
+            port=self.port,
             controller_port=free_port(),
-            directory=self._directory,
+            directory=self.directory,
         )
         if self._users:
             self._make_certificate()
@@ -140,39 +130,9 @@ class KafkaBroker:
         cluster_id = uuid.uuid4().hex[:22]
         self._java("kafka.tools.StorageTool", "format", "-t", cluster_id, "-c")
 
-    def start(self, *, timeout_s: float = 60.0) -> None:
-        """Start the broker and wait until it takes connections."""
-        output = (self._directory / "broker.out").open("ab")
-        self._process = subprocess.Popen(
-            [*_java_command("-Xmx512m"), "kafka.Kafka", str(self._properties)],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        output.close()
-        deadline = time.monotonic() + timeout_s
-        while not _listens(self._port):
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError((self._directory / "broker.out").read_text()[-4000:])
-            time.sleep(0.1)
-
-    def ensure_running(self) -> None:
-        """Start it if it is down."""
-        if self._process is None or self._process.poll() is not None:
-            self.start()
-
-    def kill(self) -> None:
-        """Kill -9 the broker."""
-        self._signal(signal.SIGKILL)
-
-    def pause(self) -> None:
-        """Stop the broker's clock, so to say; every thread of it has stopped."""
-        self._signal(signal.SIGSTOP, wait=False)
-        if self._process is not None:
-            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WNOWAIT)
-
-    def resume(self) -> None:
-        self._signal(signal.SIGCONT, wait=False)
+    @override
+    def command(self) -> list[str]:
+        return [*_java_command("-Xmx512m"), "kafka.Kafka", str(self._properties)]
 
     def delete_topic(self, name: str) -> None:
         """Delete a topic of the cluster."""
@@ -194,31 +154,21 @@ class KafkaBroker:
     @property
     def ca_file(self) -> Path:
         """The certificate that signed the broker's."""
-        return self._directory / "ca.pem"
+        return self.directory / "ca.pem"
 
+    @override
     def __enter__(self) -> KafkaBroker:
-        if not self._external:
-            self.prepare()
-            self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.kill()
+        return self if self._external else super().__enter__()
 
     @property
     def _properties(self) -> Path:
-        return self._directory / "server.properties"
+        return self.directory / "server.properties"
 
     def _admin(self) -> AdminClient:
         return AdminClient({"bootstrap.servers": self.bootstrap_servers})
 
     def _make_certificate(self) -> None:
-        store = ["-keystore", str(self._directory / "broker.p12"), "-alias", "broker"]
+        store = ["-keystore", str(self.directory / "broker.p12"), "-alias", "broker"]
         store += ["-storepass", _KEYSTORE_PASSWORD]
         subprocess.run(
             [
@@ -241,7 +191,7 @@ class KafkaBroker:
         own, password = next(iter(self._users.items()))
         users = " ".join(f'user_{n}="{p}"' for n, p in self._users.items())
         return _SECURITY.format(
-            directory=self._directory,
+            directory=self.directory,
             password=_KEYSTORE_PASSWORD,
             jaas="org.apache.kafka.common.security.plain.PlainLoginModule required "
             f'username="{own}" password="{password}" {users};',
@@ -255,42 +205,18 @@ class KafkaBroker:
             timeout=60,
         )
 
-    def _signal(self, number: signal.Signals, *, wait: bool = True) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(number)
-            if wait:
-                self._process.wait(20)
-
 
 def _java_command(heap: str) -> list[str]:
-    return ["java", heap, "-XX:+UseSerialGC", "-cp", f"{JARS}/*"]
+    jars = fetch_once(f"kafka-{VERSION}", _fetch_jars)
+    return ["java", heap, "-XX:+UseSerialGC", "-cp", f"{jars}/*"]
 
 
-def _fetch_jars() -> None:
-    if (JARS / "complete").exists():
-        return
-    JARS.mkdir(parents=True, exist_ok=True)
-    (JARS / "pom.xml").write_text(_POM)
-    subprocess.run(
-        [
-            "mvn",
-            "--batch-mode",
-            "--quiet",
-            f"--file={JARS / 'pom.xml'}",
-            "dependency:copy-dependencies",
-            f"-DoutputDirectory={JARS}",
-            "-DincludeScope=runtime",
-        ],
-        check=True,
-        capture_output=True,
-        timeout=300,
+def _fetch_jars(directory: Path) -> None:
+    project = directory / "pom.xml"
+    project.write_text(_POM)
+    run_fetch(
+        *("mvn", "--batch-mode", "--quiet", f"--file={project}"),
+        "dependency:copy-dependencies",
+        f"-DoutputDirectory={directory}",
+        "-DincludeScope=runtime",
     )
-    (JARS / "complete").touch()
-
-
-def _listens(port: int) -> bool:
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1):
-            return True
-    except OSError:
-        return False

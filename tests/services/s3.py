@@ -8,26 +8,19 @@ Needs Java 11 or newer and Maven. The jar is fetched once into `.cache/`.
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import signal
-import subprocess
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import boto3
 from botocore.config import Config
+from typing_extensions import override
 
-from matyan_project import env
-from matyan_project.local_server import free_port
+from tests.services.fetching import fetch_once, run_fetch
+from tests.services.server_process import ServerProcess, not_found
 
 VERSION = "2.6.0"
-HOME = env.BASE_DIR / ".cache" / f"s3proxy-{VERSION}"
-JAR = HOME / f"s3proxy-{VERSION}-jar-with-dependencies.jar"
 
 ACCESS_KEY = "matyan-test"
 SECRET_KEY = "matyan-test-secret"  # noqa: S105 - of a server of the test
@@ -46,26 +39,24 @@ jclouds.filesystem.basedir={directory}
 
 def missing() -> str:
     """Return why no server can be had here, "" if one can."""
-    absent = [name for name in ("java", "mvn") if shutil.which(name) is None]
-    return f"{' and '.join(absent)} not found" if absent else ""
+    return not_found("java", "mvn")
 
 
-class S3Server:
-    """One server in a directory of its own, on 127.0.0.1, with one bucket.
+class S3Server(ServerProcess):
+    """One server with one bucket.
 
-    Use as a context manager. `pause` makes it hang, `kill` and `start` take it down
-    and up with its data.
+    Args:
+        directory: Where it keeps everything.
+        provider: jclouds' word for where blobs are: `filesystem` or `transient`.
     """
 
     def __init__(self, directory: Path, *, provider: str = "filesystem") -> None:
-        self._directory = directory
+        super().__init__(directory)
         self._provider = provider
-        self._port = free_port()
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://127.0.0.1:{self.port}"
 
     @property
     def options(self) -> dict[str, Any]:
@@ -78,7 +69,7 @@ class S3Server:
         }
 
     @property
-    def environ(self) -> dict[str, str]:
+    def settings(self) -> dict[str, str]:
         """What a server process needs to keep its blobs here."""
         return {
             "BLOB_BACKEND_TYPE": "s3",
@@ -88,46 +79,39 @@ class S3Server:
             "S3_BUCKET": BUCKET,
         }
 
-    def start(self, *, timeout_s: float = 60.0) -> None:
-        """Start the server and wait until it answers."""
-        with (self._directory / "s3proxy.out").open("ab") as output:
-            self._process = subprocess.Popen(
-                [
-                    "java",
-                    "-Xmx384m",
-                    "-XX:+UseSerialGC",
-                    "-cp",
-                    str(JAR),
-                    "org.gaul.s3proxy.Main",
-                    "--properties",
-                    str(self._directory / "s3proxy.conf"),
-                ],
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
+    @override
+    def prepare(self) -> None:
+        data = self.directory / "data"
+        data.mkdir(exist_ok=True)
+        (self.directory / "s3proxy.conf").write_text(
+            _PROPERTIES.format(
+                port=self.port,
+                provider=self._provider,
+                access_key=ACCESS_KEY,
+                secret_key=SECRET_KEY,
+                directory=data,
             )
-        deadline = time.monotonic() + timeout_s
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(
-                    (self._directory / "s3proxy.out").read_text()[-4000:]
-                )
-            time.sleep(0.05)
+        )
 
-    def kill(self) -> None:
-        """Kill -9 the server."""
-        if self._process is not None:
-            self.resume()
-            self._process.kill()
-            self._process.wait(20)
-            self._process = None
+    @override
+    def command(self) -> list[str]:
+        home = fetch_once(f"s3proxy-{VERSION}", _fetch_jar)
+        return [
+            *("java", "-Xmx384m", "-XX:+UseSerialGC", "-cp", f"{home}/*"),
+            *("org.gaul.s3proxy.Main", "--properties"),
+            str(self.directory / "s3proxy.conf"),
+        ]
 
-    def pause(self) -> None:
-        """Make it hang: connections are taken, nothing is answered."""
-        self._signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        self._signal(signal.SIGCONT)
+    @override
+    def answers(self) -> bool:
+        try:
+            urllib.request.urlopen(self.url, timeout=2).close()
+        except urllib.error.HTTPError as error:
+            error.close()
+            return True  # 403: nobody has signed
+        except OSError:
+            return False
+        return True
 
     def client(self) -> Any:
         """A plain boto3 client, for looking behind the store's back."""
@@ -144,66 +128,18 @@ class S3Server:
             ),
         )
 
+    @override
     def __enter__(self) -> S3Server:
-        _fetch_jar()
-        data = self._directory / "data"
-        data.mkdir(parents=True, exist_ok=True)
-        (self._directory / "s3proxy.conf").write_text(
-            _PROPERTIES.format(
-                port=self._port,
-                provider=self._provider,
-                access_key=ACCESS_KEY,
-                secret_key=SECRET_KEY,
-                directory=data,
-            )
-        )
-        self.start()
+        super().__enter__()
         with contextlib.closing(self.client()) as client:
             client.create_bucket(Bucket=BUCKET)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.kill()
 
-    def _signal(self, number: signal.Signals) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(number)
-
-    def _answers(self) -> bool:
-        try:
-            urllib.request.urlopen(self.url, timeout=2).close()
-        except urllib.error.HTTPError as error:
-            error.close()
-            return True  # 403: nobody has signed
-        except OSError:
-            return False
-        return True
-
-
-def _fetch_jar() -> None:
-    if JAR.exists():
-        return
-    draft = HOME.with_name(f"{HOME.name}.{os.getpid()}")
-    draft.mkdir(parents=True, exist_ok=True)
+def _fetch_jar(directory: Path) -> None:
     artifact = f"org.gaul:s3proxy:{VERSION}:jar:jar-with-dependencies"
-    subprocess.run(
-        [
-            "mvn",
-            "--batch-mode",
-            "--quiet",
-            "dependency:copy",
-            f"-Dartifact={artifact}",
-            f"-DoutputDirectory={draft}",
-        ],
-        check=True,
-        capture_output=True,
-        timeout=300,
+    run_fetch(
+        *("mvn", "--batch-mode", "--quiet", "dependency:copy"),
+        f"-Dartifact={artifact}",
+        f"-DoutputDirectory={directory}",
     )
-    HOME.mkdir(parents=True, exist_ok=True)
-    (draft / JAR.name).replace(JAR)
-    shutil.rmtree(draft)
