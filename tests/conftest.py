@@ -15,6 +15,7 @@ from backend import runtime as opened_runtime
 from backend.bus.factory import open_event_log
 from backend.bus.topics import TOPICS
 from backend.storage.factory import open_store
+from tests.services.requirements import require
 
 hypothesis_settings.register_profile(
     "default",
@@ -32,7 +33,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--require",
         default="",
-        help="comma-separated services whose absence is a failure: fdb,kafka",
+        help="services whose absence is a failure, comma-separated: "
+        "fdb,kafka,s3,azure,postgresql,redis,browser",
     )
 
 
@@ -60,10 +62,7 @@ def kafka_broker(
     """One Kafka broker for all tests that do not hurt it."""
     from tests.services import kafka
 
-    reason = kafka.missing()
-    if reason and "kafka" not in required_services:
-        pytest.skip(f"no Kafka: {reason}")
-    assert not reason, f"Kafka is required: {reason}"
+    require("kafka", kafka.missing(), required_services)
     with kafka.KafkaBroker(tmp_path_factory.mktemp("kafka") / "broker") as broker:
         yield broker
 

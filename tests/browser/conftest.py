@@ -14,17 +14,16 @@ from backend.blobs.factory import open_blob_store
 from matyan_project.local_server import LocalServer
 from tests.browser.browser import Browser, find_programs
 from tests.browser.seeding import seed
+from tests.services.requirements import require
 
 
 @pytest.fixture(scope="session")
 def programs(required_services: frozenset[str]) -> tuple[str, str]:
     """Paths of Chromium and its driver; without them these tests are skipped."""
     found = find_programs()
-    if found is None:
-        reason = "chromium and chromium-driver are needed: apt-get install them"
-        if "browser" in required_services:
-            pytest.fail(reason)
-        pytest.skip(reason)
+    reason = "" if found else "chromium and chromium-driver: apt-get install them"
+    require("browser", reason, required_services)
+    assert found is not None
     return found
 
 

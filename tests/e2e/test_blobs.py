@@ -22,6 +22,7 @@ import pytest
 from matyan_project.local_server import LocalServer
 from matyan_wire.tree_stream import iter_trees
 from tests.services import s3
+from tests.services.requirements import require
 
 pytestmark = pytest.mark.e2e
 
@@ -78,9 +79,7 @@ def environ(
     if request.param == "file":
         yield {}
         return
-    reason = s3.missing()
-    if reason and "s3" not in required_services:
-        pytest.skip(f"no s3: {reason}")
+    require("s3", s3.missing(), required_services)
     with s3.S3Server(tmp_path / "s3") as server:
         yield server.settings
 

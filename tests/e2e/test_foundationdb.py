@@ -20,6 +20,7 @@ from matyan_project.local_server import LocalServer
 from tests.e2e.journal import SERIES, Journal, send_all
 from tests.services import foundationdb
 from tests.services.foundationdb import FoundationDbNode
+from tests.services.requirements import require
 
 pytestmark = [pytest.mark.fdb, pytest.mark.e2e, pytest.mark.timeout(400)]
 
@@ -44,7 +45,7 @@ print(run.hash)
 def node(
     tmp_path: Path, required_services: frozenset[str]
 ) -> Iterator[FoundationDbNode]:
-    foundationdb.require(required_services)
+    require("fdb", foundationdb.missing(), required_services)
     started = FoundationDbNode(tmp_path / "node")
     if not started.can_be_killed:
         pytest.skip("A cluster of somebody else is not killed")

@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 from typing_extensions import override
 
+from tests.services.requirements import require
 from tests.services.server_process import START_TIMEOUT_S, ServerProcess
 
 BUGGIFY = "MATYAN_TEST_FDB_BUGGIFY"
@@ -130,23 +131,13 @@ class FoundationDbNode(ServerProcess):
         return self
 
 
-def require(required: frozenset[str]) -> None:
-    """Skip the test where there is no FoundationDB; fail if it is in `required`."""
-    reason = missing()
-    if not reason:
-        return
-    if "fdb" in required:
-        pytest.fail(f"FoundationDB is required: {reason}")
-    pytest.skip(f"FoundationDB: {reason}")
-
-
 @contextmanager
 def clean_cluster(required: frozenset[str]) -> Iterator[dict[str, Any]]:
     """Yield the engine's options for an empty store on the session's one node.
 
-    Where there is none, see `require`.
+    Where there is none, see `requirements.require`.
     """
-    require(required)
+    require("fdb", missing(), required)
     options = {
         "cluster_file": session_node().cluster_file,
         "library": library_path(),

@@ -11,14 +11,7 @@ import pytest
 
 from tests.backend.blobs.subjects import MEBIBYTE, Subject, file_subject, http_upload
 from tests.services import azurite, s3
-
-
-def _required_or_skipped(
-    name: str, reason: str, required_services: frozenset[str]
-) -> None:
-    if reason and name not in required_services:
-        pytest.skip(f"no {name}: {reason}")
-    assert not reason, f"{name} is required: {reason}"
+from tests.services.requirements import require
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +19,7 @@ def s3_server(
     tmp_path_factory: pytest.TempPathFactory, required_services: frozenset[str]
 ) -> Iterator[s3.S3Server]:
     """One S3 server for all tests that do not hurt it."""
-    _required_or_skipped("s3", s3.missing(), required_services)
+    require("s3", s3.missing(), required_services)
     with s3.S3Server(tmp_path_factory.mktemp("s3"), provider="transient") as server:
         yield server
 
@@ -36,7 +29,7 @@ def azure_server(
     tmp_path_factory: pytest.TempPathFactory, required_services: frozenset[str]
 ) -> Iterator[azurite.AzureServer]:
     """One Azure server for all tests that do not hurt it."""
-    _required_or_skipped("azure", azurite.missing(), required_services)
+    require("azure", azurite.missing(), required_services)
     with azurite.AzureServer(tmp_path_factory.mktemp("azure")) as server:
         yield server
 

@@ -30,6 +30,7 @@ from tests.backend.storage.engine.children import Children
 from tests.backend.storage.engine.subjects import KINDS, Place, Spec, Subject
 from tests.services import foundationdb
 from tests.services.foundationdb import FoundationDbNode
+from tests.services.requirements import require
 
 ROOT = Path(__file__).parents[4]
 PATIENCE_S = 60.0
@@ -277,7 +278,7 @@ def test_idempotent_writes_come_out_right_under_buggify(fdb, attempt):
 
 @pytest.fixture
 def node(tmp_path: Path, required_services: frozenset[str]):
-    foundationdb.require(required_services)
+    require("fdb", foundationdb.missing(), required_services)
     started = FoundationDbNode(tmp_path)
     if not started.can_be_killed:
         pytest.skip("A cluster of somebody else is not killed")
