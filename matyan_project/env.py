@@ -388,7 +388,21 @@ VARS: tuple[Var, ...] = (
         "MATYAN_BACKUP_DIR",
         str,
         "",
-        "Where a backup of the store is written every day; empty: nowhere.",
+        "Where a backup of the store is written every day; empty: nowhere, or with "
+        "MATYAN_BACKUP_STORAGE in the data directory until it is stored.",
+    ),
+    Var(
+        "MATYAN_BACKUP_STORAGE",
+        _choice("directory", "s3", "azure"),
+        "directory",
+        "Where backups stay: in that directory, or in an object store, with the "
+        "endpoint and credentials of the S3_ or AZURE_ variables.",
+    ),
+    Var(
+        "MATYAN_BACKUP_BUCKET",
+        str,
+        "matyan-backups",
+        "Bucket or container of the backups; it must exist.",
     ),
     Var(
         "MATYAN_BACKUP_KEEP",

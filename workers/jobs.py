@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +30,7 @@ from backend.services.stale_runs import finish_stale_runs
 from backend.services.store_sizes import measure_store
 from backend.services.tags import delete_tag
 from backend.services.tombstones import expire_tombstones
+from workers import backups
 from workers.dlq import ReplayReport, replay
 
 Report = dict[str, Any]
@@ -38,7 +38,6 @@ Run = Callable[..., Report]
 
 HOUR_US: Final = 3_600_000_000
 SKIPPED: Final = "turned off by its setting"
-BACKUP_SUFFIX: Final = ".matyan-backup"
 
 
 def now_us() -> int:
@@ -157,35 +156,41 @@ def _back_up(
     checkpoint: Checkpoint,
     dry_run: bool = False,
 ) -> Report:
-    if not directory:
+    place = backups.working_directory(directory)
+    if place is None:
         return {"skipped": SKIPPED}
     begun_us = int(checkpoint.get("begun_us", 0)) or now_us()
-    name = datetime.fromtimestamp(begun_us / 1e6, UTC).strftime("matyan-%Y%m%d-%H%M%S")
-    path = Path(directory) / (name + BACKUP_SUFFIX)
+    path = place / backups.backup_name(begun_us)
 
     def tell(step: Step) -> None:
         saved = {"begun_us": begun_us}
         on_step(Step(step.done, step.total, step.note, saved))
 
-    report = back_up(
-        runtime.get_store(), path, created_us=begun_us, dry_run=dry_run, on_step=tell
-    )
-    report["path"] = str(path)
-    report["removed"] = [] if dry_run else _remove_old(Path(directory), keep=keep)
-    return report
+    report: Report = {}
+    # It is whole already where an earlier attempt ended between writing and moving it.
+    if not path.exists():
+        report = back_up(
+            runtime.get_store(),
+            path,
+            created_us=begun_us,
+            dry_run=dry_run,
+            on_step=tell,
+        )
+    if dry_run:
+        return {**report, "path": str(path), "removed": []}
+    return {**report, **_keep(path, keep=keep)}
 
 
-def _remove_old(directory: Path, *, keep: int) -> list[str]:
-    """Remove all but the newest backups; return their names."""
-    whole = sorted(directory.glob(f"matyan-*{BACKUP_SUFFIX}"), reverse=True)
-    old = whole[max(1, keep) :]
-    if whole:
-        # What was stopped before the newest whole one was begun is of no use.
-        partial = directory.glob(f"matyan-*{BACKUP_SUFFIX}.partial")
-        old += [path for path in partial if path.name < whole[0].name]
-    for path in old:
-        path.unlink(missing_ok=True)
-    return [path.name for path in old]
+def _keep(path: Path, *, keep: int) -> Report:
+    """Put a whole backup where it belongs and remove old ones."""
+    storage = backups.find_storage()
+    if storage is None:
+        removed = backups.prune_directory(path.parent, keep=keep)
+        return {"path": str(path), "removed": removed}
+    name = backups.move_to_storage(path, storage)
+    removed = backups.prune_storage(storage, keep=keep)
+    removed += backups.prune_partial(path.parent, newest=path.name)
+    return {"stored": name, "removed": removed}
 
 
 def _trim(

@@ -7,6 +7,7 @@ from typing import Any
 
 from matyan_project import env
 from matyan_project.access import auth_required
+from matyan_project.backup_storage import storages
 from matyan_project.databases import database
 from matyan_project.logs import logging_config
 from matyan_project.secret_key import load_secret_key
@@ -186,6 +187,7 @@ APPEND_SLASH = False
 DATABASES = {"default": database(ENV["MATYAN_DATABASE_URL"], data_dir=DATA_DIR)}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
+STORAGES = storages(ENV)
 STATIC_URL = "/static/"
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = False
