@@ -37,7 +37,7 @@ Report = dict[str, Any]
 Run = Callable[..., Report]
 
 HOUR_US: Final = 3_600_000_000
-SKIPPED: Final = "turned off by its setting"
+SKIPPED: Final = "nothing was done: it is turned off, see"
 
 
 def now_us() -> int:
@@ -81,7 +81,7 @@ def _finish_stale(
     dry_run: bool = False,
 ) -> Report:
     if not hours:
-        return {"skipped": SKIPPED}
+        return {"skipped": f"{SKIPPED} MATYAN_STALE_RUN_HOURS"}
     return finish_stale_runs(
         runtime.get_store(),
         idle_us=round(hours * HOUR_US),
@@ -100,7 +100,7 @@ def _expire_tombstones(
     dry_run: bool = False,
 ) -> Report:
     if not hours:
-        return {"skipped": SKIPPED}
+        return {"skipped": f"{SKIPPED} MATYAN_TOMBSTONE_HOURS"}
     return expire_tombstones(
         runtime.get_store(),
         deleted_before_us=now_us() - round(hours * HOUR_US),
@@ -118,7 +118,7 @@ def _sweep_blobs(
     dry_run: bool = False,
 ) -> Report:
     if not hours:
-        return {"skipped": SKIPPED}
+        return {"skipped": f"{SKIPPED} MATYAN_ORPHAN_BLOB_HOURS"}
     # A grant that waits in the event log belongs to a run that is not stored yet.
     lags = _event_log().lag(group=INGESTION_GROUP, topics=[INGESTION])
     behind_s = max((lag.oldest_age_s for lag in lags), default=0.0)
@@ -158,7 +158,7 @@ def _back_up(
 ) -> Report:
     place = backups.working_directory(directory)
     if place is None:
-        return {"skipped": SKIPPED}
+        return {"skipped": f"{SKIPPED} MATYAN_BACKUP_DIR, MATYAN_BACKUP_STORAGE"}
     begun_us = int(checkpoint.get("begun_us", 0)) or now_us()
     path = place / backups.backup_name(begun_us)
 

@@ -29,6 +29,7 @@ from rich.progress import (
 )
 from typing_extensions import override
 
+from backend.domain.job_reports import describe_report
 from backend.domain.jobs import JOBS, JobName
 from backend.errors import MatyanError
 from backend.maintenance import resolve_arguments
@@ -109,17 +110,20 @@ class MaintenanceCommand(BaseCommand):
             file.save()
             raise CommandError(str(error)) from None
         file.remove()
-        self.stdout.write(report_text(report, as_json=options["json"]))
+        text = report_text(
+            report, as_json=options["json"], dry_run=options.get("dry_run", False)
+        )
+        self.stdout.write(text)
 
 
-def report_text(report: dict[str, Any], *, as_json: bool) -> str:
+def report_text(report: dict[str, Any], *, as_json: bool, dry_run: bool = False) -> str:
     """Return a report for people, a line each, or as one JSON object."""
     if as_json:
         return json.dumps(report)
-    return "\n".join(
-        f"{name.replace('_', ' '):<24}{_text(value)}".rstrip()
-        for name, value in report.items()
-    )
+    lines = [f"{name:<32}{text}".rstrip() for name, text in describe_report(report)]
+    if dry_run:
+        lines.append("Only counted: nothing was changed.")
+    return "\n".join(lines)
 
 
 @contextlib.contextmanager
@@ -179,19 +183,3 @@ class _CheckpointFile:
     def remove(self) -> None:
         """Forget it: the work is done."""
         self._path.unlink(missing_ok=True)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, (int, dict, list)):
-        return str(value)
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_text(item)}" for name, item in value.items())
-    return f"{len(value):,}: " + ", ".join(_name(item) for item in value[:10])
-
-
-def _name(item: Any) -> str:
-    if isinstance(item, dict):
-        return f"{item.get('run_id', '')} ({_text(item.get('bytes', 0))} bytes)"
-    return str(item)

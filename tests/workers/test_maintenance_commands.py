@@ -40,6 +40,26 @@ def test_a_job_from_the_command_line_reports_as_json(filled, capsys, name):
     assert store.engine.read(lambda tr: store.runs.get(tr, "kept")).run_id == "kept"
 
 
+@pytest.mark.parametrize("name", [n for n in QUIET if n != "store_sizes"])
+def test_a_dry_run_says_that_nothing_was_changed(filled, capsys, name):
+    call_command(name, "--dry-run")
+    assert capsys.readouterr().out.endswith("Only counted: nothing was changed.\n")
+    call_command(name)
+    assert "nothing was changed" not in capsys.readouterr().out
+
+
+def test_what_is_turned_off_names_its_setting(filled, capsys):
+    call_command("sweep_blobs", "--hours=0")
+    assert "MATYAN_ORPHAN_BLOB_HOURS" in capsys.readouterr().out
+
+
+def test_no_backup_is_no_success(filled, settings):
+    settings.MATYAN_BACKUP_DIR = ""
+    with pytest.raises(CommandError, match="give --directory") as refused:
+        call_command("backup")
+    assert refused.value.returncode == 2
+
+
 def test_a_backup_is_restored_into_an_empty_store(filled, settings, tmp_path, capsys):
     directory = tmp_path / "backups"
     call_command("backup", f"--directory={directory}", "--json")

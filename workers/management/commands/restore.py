@@ -85,7 +85,7 @@ class Command(BaseCommand):
             shown_progress("Restoring") as show,
         ):
             report = restore(engine, file, dry_run=dry_run, on_step=show)
-        self.stdout.write(report_text(report, as_json=as_json))
+        self.stdout.write(report_text(report, as_json=as_json, dry_run=dry_run))
 
 
 def _storage() -> Storage:
