@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from django.apps import AppConfig
+from django.contrib.admin import apps as admin_apps
 from typing_extensions import override
+
+
+class OperatorsAdminConfig(admin_apps.AdminConfig):
+    """Django's admin application, with our site in place of its own."""
+
+    default = False  # this module's own application is the one below
+    default_site = "backend.admin.site.OperatorsSite"
 
 
 class BackendConfig(AppConfig):
     """REST API, admin and tables for operations; tracked data is in the store."""
 
+    default = True
     name = "backend"
     verbose_name = "Matyan"
     default_auto_field = "django.db.models.BigAutoField"

@@ -9,10 +9,7 @@ Design note: docs/admin.md
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from django.contrib import admin, messages
@@ -26,6 +23,7 @@ from django.utils.http import urlencode
 from django.views.decorators.http import require_POST, require_safe
 from typing_extensions import override
 
+from backend.admin.cells import Action, Table
 from backend.errors import MatyanError, NotFoundError
 from backend.maintenance import request_job
 
@@ -39,58 +37,10 @@ TEMPLATES: Final = "admin/backend/store/"
 
 View = Callable[..., HttpResponse]
 
+ALL: Final = "*"
+"""The key that stands for every row, those on other pages included."""
 
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One cell of a table.
-
-    Attributes:
-        text: What it says.
-        url: Where it leads, "" for nowhere.
-        mood: "good", "bad", "warn" or "".
-    """
-
-    text: Any
-    url: str = ""
-    mood: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Action:
-    """Something that can be done to chosen rows.
-
-    Attributes:
-        name: In its address, and of its view.
-        label: On its button.
-        permission: Needed: "change" or "delete".
-        warning: What a person must know before.
-    """
-
-    name: str
-    label: str
-    permission: str
-    warning: str
-
-
-@dataclass(slots=True)
-class Table:
-    """One table of a page.
-
-    Attributes:
-        columns: Headings.
-        rows: (key, cells); the key is what an action is given, "" for none.
-        title: Above it.
-        empty: Said when there are no rows.
-        actions: What can be done to rows.
-        next_url: The next page, "" on the last.
-    """
-
-    columns: Sequence[str]
-    rows: list[tuple[str, list[Any]]] = field(default_factory=list)
-    title: str = ""
-    empty: str = "Nothing here."
-    actions: Sequence[Action] = ()
-    next_url: str = ""
+UNKNOWN: Final = "not there (any more)"
 
 
 class StoreAdmin(_ModelAdmin):
@@ -100,11 +50,13 @@ class StoreAdmin(_ModelAdmin):
         heading: Title of the list.
         intro: What a person sees here and when to worry.
         actions_offered: Actions on rows of the list and details.
+        acts_on_all: Names of those that can be done to all rows at once, as `ALL`.
     """
 
     heading: ClassVar[str]
     intro: ClassVar[str] = ""
     actions_offered: ClassVar[Sequence[Action]] = ()
+    acts_on_all: ClassVar[frozenset[str]] = frozenset()
 
     def list_page(self, request: HttpRequest) -> Mapping[str, Any]:
         """Return the context of the list; `tables` at least."""
@@ -122,19 +74,28 @@ class StoreAdmin(_ModelAdmin):
         """Do an action that was confirmed; return where to go on, "" for the list."""
         raise NotImplementedError
 
+    def describe(self, keys: Sequence[str]) -> Mapping[str, str]:
+        """Return what the keys stand for, for whoever has to confirm an action."""
+        return {}
+
+    def more_urls(self) -> list[Any]:
+        """Return the routes of pages beside the list and the details."""
+        return []
+
     @override
     def get_urls(self) -> Any:
         name = self.opts.model_name
-        urls = [path("", self._page(self._list), name=f"backend_{name}_changelist")]
+        urls = [path("", self.page_of(self._list), name=f"backend_{name}_changelist")]
+        urls += self.more_urls()
         urls += [
             path(
                 f"do/{action.name}/",
-                self._page(self._action(action), safe=False),
+                self.page_of(self._action(action), safe=False),
                 name=f"backend_{name}_{action.name}",
             )
             for action in self.actions_offered
         ]
-        detail = self._page(self._detail)
+        detail = self.page_of(self._detail)
         urls.append(path("of/<path:key>/", detail, name=f"backend_{name}_detail"))
         return urls
 
@@ -169,14 +130,14 @@ class StoreAdmin(_ModelAdmin):
             if self.allowed(request, action.permission)
         ]
 
-    def audit(self, request: HttpRequest, key: str, what: str) -> None:
-        """Note in the audit log who did what to what."""
+    def audit(self, request: HttpRequest, key: str, what: str, name: str = "") -> None:
+        """Note in the audit log who did what to what, by its name of that time."""
         anchor = ContentType.objects.get_for_model(self.model, for_concrete_model=False)
         LogEntry.objects.create(
             user_id=request.user.pk or 0,
             content_type=anchor,
             object_id=key,
-            object_repr=key[:200],
+            object_repr=("all of them" if key == ALL else name or key)[:200],
             action_flag=CHANGE,
             change_message=what,
         )
@@ -187,30 +148,54 @@ class StoreAdmin(_ModelAdmin):
         messages.info(request, f"Job {asked.pk} has been asked for.")
         return reverse("admin:backend_maintenancerequest_change", args=[asked.pk])
 
-    def _page(self, view: View, *, safe: bool = True) -> View:
+    def page_of(self, view: View, *, safe: bool = True) -> View:
         """Wrap a view: signed in, permitted, of the right method, errors as pages."""
 
         def guarded(request: HttpRequest, **kwargs: Any) -> HttpResponse:
             if not self.allowed(request, "view"):
-                raise PermissionDenied
+                return self._forbidden(request)
             try:
                 return view(request, **kwargs)
-            except NotFoundError as error:
-                raise Http404(str(error)) from error
+            except PermissionDenied:
+                return self._forbidden(request)
             except MatyanError as error:
-                context = {"error": str(error), "heading": self.heading}
-                return self._render(request, "failed", context, error.http_status)
+                return self._failed(request, error)
 
         method = require_safe if safe else require_POST
         return self.admin_site.admin_view(method(guarded))
 
-    def _render(
+    def _forbidden(self, request: HttpRequest) -> HttpResponse:
+        context = {
+            "heading": "Not permitted",
+            "what": f"{request.user} may not do this.",
+            "advice": "Whoever may change users can give the permission, under Users.",
+        }
+        return self.render(request, "failed", context, 403)
+
+    def _failed(self, request: HttpRequest, error: MatyanError) -> HttpResponse:
+        status = error.http_status
+        if isinstance(error, NotFoundError):
+            heading, advice = "Not found", "It may be gone since the page was made."
+        elif status >= 500:
+            heading = f"{self.heading}: no answer"
+            advice = (
+                "Nothing was changed. Data that runs send meanwhile waits in the "
+                "event log, or with the runs themselves. See that what is named above "
+                "runs and has room on its disk, then load this page again."
+            )
+        else:
+            heading, advice = "Refused", "Nothing was changed."
+        context = {"heading": heading, "what": str(error), "advice": advice}
+        return self.render(request, "failed", context, status)
+
+    def render(
         self,
         request: HttpRequest,
         template: str,
         context: Mapping[str, Any],
         status: int = 200,
     ) -> HttpResponse:
+        """Return a page from one of the templates every anchor's pages share."""
         response = TemplateResponse(
             request,
             f"{TEMPLATES}{template}.html",
@@ -229,75 +214,58 @@ class StoreAdmin(_ModelAdmin):
 
     def _list(self, request: HttpRequest) -> HttpResponse:
         context = {"intro": self.intro, **self.list_page(request)}
-        return self._render(request, "list", context)
+        return self.render(request, "list", context)
 
     def _detail(self, request: HttpRequest, key: str) -> HttpResponse:
-        context = {
-            "key": key,
-            "actions": self._with_urls(self.offered(request)),
-            **self.detail_page(request, key),
-        }
-        return self._render(request, "detail", context)
+        page = self.detail_page(request, key)
+        left_out = page.get("left_out", ())
+        offered = [a for a in self.offered(request) if a.name not in left_out]
+        context = {"key": key, "actions": self._buttons(offered, single=True), **page}
+        return self.render(request, "detail", context)
 
     def table(self, request: HttpRequest, columns: Sequence[str], **kw: Any) -> Table:
         """Return a table whose rows the person's actions can be done to."""
-        return Table(columns, actions=self._with_urls(self.offered(request)), **kw)
+        return Table(columns, actions=self._buttons(self.offered(request)), **kw)
 
-    def _with_urls(self, actions: list[Action]) -> Any:
-        return [{"url": self.url(a.name), "label": a.label} for a in actions]
+    def _buttons(self, actions: list[Action], *, single: bool = False) -> Any:
+        return [
+            {
+                "url": self.url(action.name),
+                "label": (single and action.single) or action.label,
+                "mood": "bad" if action.permission == "delete" else "",
+                "on_all": action.name in self.acts_on_all,
+            }
+            for action in actions
+        ]
 
     def _action(self, action: Action) -> View:
         def view(request: HttpRequest) -> HttpResponse:
             if not self.allowed(request, action.permission):
                 raise PermissionDenied
             keys = list(dict.fromkeys(request.POST.getlist("key")))
+            if action.name in self.acts_on_all and request.POST.get("all") == "yes":
+                keys = [ALL]
             if not keys:
                 messages.warning(request, "Nothing was chosen.")
                 return HttpResponseRedirect(self.url("changelist"))
             if request.POST.get("confirmed") != "yes":
-                context = {
-                    "heading": f"{action.label}?",
-                    "action": action,
-                    "action_url": self.url(action.name),
-                    "keys": keys,
-                }
-                return self._render(request, "confirm", context)
+                return self.render(request, "confirm", self._question(action, keys))
+            named = {} if keys == [ALL] else self.describe(keys)
             target = self.act(request, action, keys)
             for key in keys:
-                self.audit(request, key, f"{action.label}.")
+                self.audit(request, key, f"{action.label}.", named.get(key, ""))
             return HttpResponseRedirect(target or self.url("changelist"))
 
         return view
 
-
-def moment(time_us: int | None) -> str:
-    """Return a time for people, UTC; "" for none."""
-    if not time_us:
-        return ""
-    when = datetime.fromtimestamp(time_us / 1e6, UTC)
-    return when.strftime("%Y-%m-%d %H:%M:%S")
-
-
-def duration(seconds: float) -> str:
-    """Return how long something takes or is ago, in the two largest units."""
-    left = max(0, round(seconds))
-    parts: list[str] = []
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
-        count, left = divmod(left, size)
-        if count or (unit == "s" and not parts):
-            parts.append(f"{count} {unit}")
-    return " ".join(parts[:2])
-
-
-def amount(size: float) -> str:
-    """Return a number of bytes for people."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:,.0f} {unit}" if unit == "B" else f"{size:,.1f} {unit}"
-        size /= 1000
-    return f"{size:,.1f} TB"
-
-
-def now_us() -> int:
-    """Return the wall clock, microseconds since the epoch."""
-    return time.time_ns() // 1000
+    def _question(self, action: Action, keys: list[str]) -> Mapping[str, Any]:
+        """Return what the page says that asks for a confirmation."""
+        on_all = keys == [ALL]
+        known = {} if on_all else self.describe(keys)
+        return {
+            "heading": f"{action.label}?",
+            "action": action,
+            "action_url": self.url(action.name),
+            "on_all": on_all,
+            "chosen": [(key, known.get(key, UNKNOWN if known else "")) for key in keys],
+        }

@@ -19,9 +19,11 @@ from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils import timezone
 from django.utils.cache import add_never_cache_headers
+from django.utils.html import format_html
 from typing_extensions import override
 
 from backend.access import tokens
+from backend.admin.cells import duration, time_html
 from backend.domain.access import Scope
 from backend.models import ApiToken
 
@@ -41,6 +43,7 @@ class TokenForm(_ModelForm):
 
         model = ApiToken
         fields: ClassVar = ["name", "scope", "expires_at"]
+        help_texts: ClassVar = {"expires_at": "UTC. Empty: it does not expire."}
 
     def clean_expires_at(self) -> datetime | None:
         """Refuse moments that are over."""
@@ -56,33 +59,73 @@ class ApiTokenAdmin(_ModelAdmin):
     """Tokens; nothing of their secrets."""
 
     form = TokenForm
-    list_display = (
-        "name",
-        "token_id",
-        "scope",
-        "state",
-        "created_by",
-        "created_at",
-        "expires_at",
-        "last_used_at",
-    )
-    list_filter = ("scope",)
+    list_display = ("name", "token_id", "scope", "how", "made", "ends", "used")
+    sortable_by: ClassVar = ()
     list_select_related = ("created_by",)
-    search_fields = ("name", "token_id")
+    search_fields = ("name", "token_id", "scope")
+    change_list_template = "admin/backend/apitoken/list.html"
     actions = ("revoke",)
-    readonly_fields: ClassVar = (*list_display[1:2], *list_display[3:], "revoked_at")
+    shown_fields: ClassVar = (
+        "name", "token_id", "scope", "state", "created_by", "created_at", "expires_at",
+        "last_used_at", "revoked_at",
+    )  # fmt: skip
+
+    @admin.display(description="State")
+    def how(self, token: ApiToken) -> str:
+        """Return its state."""
+        mood = "good" if token.state == "usable" else ""
+        return format_html('<span class="mood-{}">{}</span>', mood, token.state)
+
+    @admin.display(description="Made")
+    def made(self, token: ApiToken) -> str:
+        """Return how long ago, and by whom."""
+        by = f"by {token.created_by}" if token.created_by else ""
+        return time_html(token.created_at, by=by)
+
+    @admin.display(description="Expires")
+    def ends(self, token: ApiToken) -> str:
+        """Return when it ends by itself."""
+        if token.expires_at is None:
+            return "never"
+        left_s = (token.expires_at - timezone.now()).total_seconds()
+        return f"in {duration(left_s)}" if left_s > 0 else time_html(token.expires_at)
+
+    @admin.display(description="Last used")
+    def used(self, token: ApiToken) -> str:
+        """Return how long ago it was used last."""
+        if token.last_used_at is None:
+            return "never"
+        return time_html(token.last_used_at)
+
+    @override
+    def changelist_view(
+        self, request: HttpRequest, extra_context: Any = None
+    ) -> HttpResponse:
+        """Show all tokens."""
+        return super().changelist_view(request, {"title": "API tokens"})
+
+    @override
+    def add_view(
+        self, request: HttpRequest, form_url: str = "", extra_context: Any = None
+    ) -> HttpResponse:
+        """Ask for what a token is made of; there is one page after it."""
+        buttons = {
+            "show_save_and_add_another": False,
+            "show_save_and_continue": False,
+        }
+        return super().add_view(request, form_url, buttons)
 
     @override
     def get_fields(self, request: HttpRequest, obj: ApiToken | None = None) -> Any:
         if obj is None:
             return TokenForm.Meta.fields
-        return [*self.list_display, "revoked_at"]
+        return self.shown_fields
 
     @override
     def get_readonly_fields(
         self, request: HttpRequest, obj: ApiToken | None = None
     ) -> Any:
-        return () if obj is None else self.readonly_fields
+        return () if obj is None else self.shown_fields
 
     @override
     def has_change_permission(

@@ -17,7 +17,7 @@ from backend.domain.runs import Run
 from backend.services.long_work import Checkpoint, Observer, Step, nobody
 from backend.storage import indexes
 from backend.storage.engine.base import ReadTransaction, Transaction
-from backend.storage.repositories.run_state import get_run_state
+from backend.storage.repositories.run_state import get_run_state, get_run_states
 from matyan_wire.batch import METRIC
 
 if TYPE_CHECKING:
@@ -95,6 +95,13 @@ def last_heard_us(tr: ReadTransaction, store: Store, run: Run) -> int:
     if state.received_us:
         return max(run.created_us, state.received_us)
     return max(run.created_us, *_last_points(tr, store, run), 0)
+
+
+def received_at(store: Store, runs: Sequence[Run]) -> dict[int, int]:
+    """Return by run number when runs last received anything, where that was kept."""
+    numbers = [run.number for run in runs]
+    states = store.engine.read(lambda tr: get_run_states(tr, numbers))
+    return {n: state.received_us for n, state in states.items() if state.received_us}
 
 
 def _last_points(tr: ReadTransaction, store: Store, run: Run) -> list[int]:

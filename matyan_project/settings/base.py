@@ -136,7 +136,7 @@ ALLOWED_HOSTS: list[str] = ENV["MATYAN_ALLOWED_HOSTS"]
 CORS_ORIGINS: list[str] = ENV["CORS_ORIGINS"]
 
 INSTALLED_APPS = [
-    "django.contrib.admin",
+    "backend.apps.OperatorsAdminConfig",  # in place of "django.contrib.admin"
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -195,6 +195,7 @@ WHITENOISE_AUTOREFRESH = False
 USE_TZ = True
 TIME_ZONE = "UTC"
 LANGUAGE_CODE = "en-us"
+FORMAT_MODULE_PATH = ["matyan_project.formats"]
 USE_I18N = False
 
 DATA_UPLOAD_MAX_MEMORY_SIZE = 32 * 1024 * 1024

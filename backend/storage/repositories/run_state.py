@@ -7,6 +7,7 @@ Design note: docs/subsystems/storage.md#exactly-once
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from backend.storage import keyspace
@@ -37,6 +38,22 @@ def get_run_state(
     """
     key = keyspace.pack_run_state(run_number)
     return decode_run_state(tr.get(key, snapshot=snapshot), key=key)
+
+
+def get_run_states(
+    tr: ReadTransaction, run_numbers: Sequence[int]
+) -> dict[int, RunState]:
+    """Return the states of runs in one round trip, as a snapshot.
+
+    Raises:
+        FormatError: If a record cannot be read.
+    """
+    keys = [keyspace.pack_run_state(number) for number in run_numbers]
+    found = tr.get_many(keys, snapshot=True)
+    return {
+        number: decode_run_state(value, key=key)
+        for number, key, value in zip(run_numbers, keys, found, strict=True)
+    }
 
 
 def put_run_state(tr: Transaction, run_number: int, state: RunState) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,19 @@ from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
 from django.db import connection
 from django.test import AsyncClient, Client
+from django.utils import timezone
 
+from backend.admin.cells import now_us
 from backend.bus.base import Record, RecordPosition
 from backend.bus.topics import TOPICS
 from backend.errors import InvalidInputError, StoreUnavailableError
+from backend.maintenance import request_job
 from backend.models import MaintenanceRequest
 from backend.services import runs
 from backend.services.tombstones import find_deleted
 from backend.storage.factory import Store
 from matyan_project.task_settings import celery_settings
-from matyan_wire.batch import AddTag, SeriesRef, SetProperties
+from matyan_wire.batch import AddTag, BlobRef, SeriesRef, SetProperties
 from tests.backend.writing import START_US, write
 from workers.dlq import publish_dead_letters
 from workers.tasks.requests import run_request
@@ -180,9 +184,117 @@ def test_runs_are_finished_and_archived(admin_client: Client, store: Store) -> N
     assert (found["run0"].active, found["run1"].archived) == (False, True)
 
 
+def test_archived_runs_are_found_and_brought_back(
+    admin_client: Client, store: Store
+) -> None:
+    do(admin_client, "runanchor", "archive", "run1", confirmed="yes")
+    assert "Run number 1" not in text_of(admin_client, page("runanchor"))
+    found = admin_client.get(page("runanchor"), {"q": "run.archived"})
+    assert "Run number 1" in found.content.decode()
+    shown = text_of(admin_client, page("runanchor") + "of/run1/")
+    assert "Bring this run back" in shown
+    assert "Archive this run" not in shown
+    do(admin_client, "runanchor", "unarchive", "run1", confirmed="yes")
+    assert "Run number 1" in text_of(admin_client, page("runanchor"))
+
+
+def test_a_confirmation_names_what_was_chosen(
+    admin_client: Client, store: Store
+) -> None:
+    asked = do(admin_client, "runanchor", "delete", "run0", "nobody").content.decode()
+    assert "Run number 0 (active, created" in asked
+    assert "not there (any more)" in asked
+    do(admin_client, "runanchor", "delete", "run0", confirmed="yes")
+    assert LogEntry.objects.get().object_repr.startswith("Run number 0 (")
+
+
+@pytest.mark.parametrize("part", ["series", "artifacts"])
+def test_parts_of_a_run_are_searched_and_paged(
+    admin_client: Client,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    part: str,
+) -> None:
+    monkeypatch.setattr("backend.admin.paging.PAGE", 2)
+    names = ["part-a", "part-b", "part-c"]
+    write(
+        store,
+        "run1",
+        *[BlobRef(name, f"run1/{name}", "text/plain") for name in names],
+        metrics={SeriesRef("metric", name): [1.0] for name in names},
+    )
+    url = f"{page('runanchor')}{part}/run1/"
+    first = admin_client.get(url, {"q": "part"})
+    shown = first.content.decode()
+    assert "part-b" in shown
+    assert "part-c" not in shown
+    assert "3 of " in shown
+    following = text_of(admin_client, first.context["tables"][0].next_url)
+    assert "part-c" in following
+    assert "part-a" not in following
+    assert "part-a" not in admin_client.get(url, {"q": "part b"}).content.decode()
+    gone = admin_client.get(url, {"q": "part", "after": "gone"}).content.decode()
+    assert "part-a" in gone
+
+
+@pytest.mark.parametrize(
+    ("anchor", "names"),
+    [
+        ("experimentanchor", ("e1", "e2", "baseline")),
+        ("taganchor", ("t1", "t2", "red")),
+    ],
+)
+def test_entities_are_searched_and_paged(
+    admin_client: Client,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    anchor: str,
+    names: tuple[str, ...],
+) -> None:
+    monkeypatch.setattr("backend.admin.paging.PAGE", 2)
+    for name in names[:2]:
+        write(store, name, SetProperties(experiment=name), AddTag(name))
+    pages = [admin_client.get(page(anchor))]
+    pages.append(admin_client.get(pages[0].context["tables"][0].next_url))
+    tables = [answer.context["tables"][0] for answer in pages]
+    assert len(tables[0].rows) == 2
+    seen = {row[0].text for table in tables for _, row in table.rows}
+    assert set(names) <= seen
+    found = admin_client.get(page(anchor), {"q": names[0]}).context["tables"][0]
+    assert [row[0].text for _, row in found.rows] == [names[0]]
+    nothing = admin_client.get(page(anchor), {"q": "nothing"}).content.decode()
+    assert "Nothing is called like that." in nothing
+
+
+def test_what_is_not_there_or_not_permitted_is_a_page(
+    client: Client, store: Store, person: User
+) -> None:
+    answer = client.get(page("runanchor"))
+    assert (answer.status_code, "may not do this" in answer.content.decode()) == (
+        403,
+        True,
+    )
+    permit(person, "view_runanchor")
+    answer = client.get(page("runanchor") + "of/nobody/")
+    assert answer.status_code == 404
+    assert "Run not found" in answer.content.decode()
+
+
+def test_data_of_a_deleted_run_that_stays_is_worth_a_look(
+    admin_client: Client, store: Store
+) -> None:
+    runs.delete_run(store, run_id="run0", now_us=now_us())
+    shown = text_of(admin_client, page("tombstoneanchor"))
+    assert "being cleared" in shown
+    assert "mood-bad" not in shown.partition("<h1>")[2]
+    runs.delete_run(store, run_id="run1", now_us=START_US + 9)
+    assert "is the control worker at work?" in text_of(
+        admin_client, page("tombstoneanchor")
+    )
+
+
 def test_a_tombstone_is_cleared(admin_client: Client, store: Store) -> None:
     runs.delete_run(store, run_id="run0", now_us=START_US + 9)
-    assert "being cleared" in text_of(admin_client, page("tombstoneanchor"))
     do(admin_client, "tombstoneanchor", "clear", "run0", confirmed="yes")
     assert find_deleted(store, "run0") is None
 
@@ -215,12 +327,36 @@ def test_dead_letters_are_read_and_discarded(
     url = page("deadletteranchor") + f"of/{origin}/"
     assert "&quot;a&quot;: 1" in text_of(admin_client, url)
     assert "Not readable" in text_of(admin_client, url.replace("2/0", "2/1"))
+    assert do(admin_client, "deadletteranchor", "discard", all="yes").url == page(
+        "deadletteranchor"
+    )
     do(admin_client, "deadletteranchor", "discard", origin, confirmed="yes")
     request = MaintenanceRequest.objects.get()
     run_request(request_id=request.pk)
     request.refresh_from_db()
     assert request.result == {"replayed": 0, "discarded": 1, "kept": 0}
     assert admin_client.get(url).status_code == 404
+
+
+def test_all_dead_letters_are_replayed_at_once(
+    admin_client: Client, store: Store, runtime: Any
+) -> None:
+    letters = [
+        (
+            Record(RecordPosition("log", "data-ingestion", 2, n), b"run9", b"x", 0),
+            InvalidInputError(field="points", reason="cut short"),
+        )
+        for n in range(3)
+    ]
+    publish_dead_letters(runtime.get_producer(), letters, now_us=START_US)
+    asked = do(admin_client, "deadletteranchor", "replay", all="yes").content.decode()
+    assert "All of them" in asked
+    do(admin_client, "deadletteranchor", "replay", all="yes", confirmed="yes")
+    request = MaintenanceRequest.objects.get()
+    run_request(request_id=request.pk)
+    request.refresh_from_db()
+    assert request.result["replayed"] == 3
+    assert LogEntry.objects.get().object_repr == "all of them"
 
 
 def test_workers_say_how_they_are(
@@ -232,7 +368,92 @@ def test_workers_say_how_they_are(
     (data_dir / "health" / "torn.json").write_text("{")
     shown = text_of(admin_client, page("workeranchor"))
     assert "silent (was ok)" in shown
+    assert shown.index("ingestion") < shown.index("torn")
     assert "unreadable" in shown
+
+
+def looks(client: Client) -> dict[str, Any]:
+    found = client.get("/admin/").context["looks"]
+    return {look.title: look.found for look in found}
+
+
+def test_the_first_page_tells_how_everything_is(
+    admin_client: Client, store: Store, runtime: Any, data_dir: Path
+) -> None:
+    (data_dir / "health").mkdir()
+    report = data_dir / "health" / "ingestion.json"
+    body = {"name": "ingestion", "state": "ok", "time_us": now_us()}
+    report.write_text(json.dumps(body))
+    assert {found.mood for found in looks(admin_client).values()} == {"good"}
+
+    report.write_text(json.dumps({**body, "state": "failing", "reason": "away"}))
+    record = Record(RecordPosition("log", "data-ingestion", 2, 7), b"run9", b"x", 0)
+    poison = [(record, InvalidInputError(field="points", reason="cut short"))]
+    publish_dead_letters(runtime.get_producer(), poison, now_us=START_US)
+    MaintenanceRequest.objects.create(
+        job="reindex", state="failed", finished_at=timezone.now(), error="broken"
+    )
+    found = looks(admin_client)
+    bad = {title for title, cell in found.items() if cell.mood == "bad"}
+    assert bad == {"Workers", "Dead letters", "Jobs"}
+    assert found["Workers"].note == "ingestion is failing."
+
+
+def test_the_first_page_shows_what_one_may_see(
+    client: Client, store: Store, person: User
+) -> None:
+    assert looks(client) == {}
+    permit(person, "view_workeranchor")
+    assert set(looks(client)) == {"Workers"}
+
+
+def test_the_first_page_survives_a_store_that_is_away(
+    admin_client: Client, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise StoreUnavailableError(reason="away")
+
+    monkeypatch.setattr("backend.admin.overview.runtime.get_store", fail)
+    found = looks(admin_client)
+    assert (found["Store"].mood, found["Event log"].mood) == ("bad", "good")
+    assert "away" in found["Store"].note
+
+
+def test_a_job_that_does_not_begin_is_worth_a_look(
+    admin_client: Client, store: Store
+) -> None:
+    asked = request_job("reindex", arguments={}, requester="schedule")
+    assert looks(admin_client)["Jobs"].mood == "good"
+    MaintenanceRequest.objects.update(due_at=timezone.now() - timedelta(minutes=10))
+    assert looks(admin_client)["Jobs"].mood == "bad"
+    shown = text_of(
+        admin_client, f"/admin/backend/maintenancerequest/{asked.pk}/change/"
+    )
+    assert "Is one at work?" in shown
+
+
+def test_a_failed_job_says_why(admin_client: Client, store: Store) -> None:
+    failed = MaintenanceRequest.objects.create(
+        job="reindex", state="failed", finished_at=timezone.now(), error="damaged row"
+    )
+    url = "/admin/backend/maintenancerequest/"
+    assert "damaged row" in text_of(admin_client, url)
+    shown = text_of(admin_client, f"{url}{failed.pk}/change/")
+    assert "It failed and is not tried again" in shown
+    assert "damaged row" in shown
+    assert admin_client.post(f"{url}{failed.pk}/change/").status_code == 403
+    assert admin_client.get(f"{url}{failed.pk + 1}/change/").status_code == 404
+
+
+def test_a_dry_run_is_not_mistaken_for_the_work(
+    admin_client: Client, store: Store
+) -> None:
+    asked = request_job("reindex", arguments={"dry_run": True}, requester="ann")
+    run_request(request_id=asked.pk)
+    url = "/admin/backend/maintenancerequest/"
+    assert "only counted: " in text_of(admin_client, url)
+    shown = text_of(admin_client, f"{url}{asked.pk}/change/")
+    assert "only counted, nothing was changed" in shown
 
 
 def test_sizes_are_shown_once_measured(admin_client: Client, store: Store) -> None:
@@ -275,7 +496,7 @@ def test_a_store_that_is_away_is_a_page(
     monkeypatch.setattr("backend.admin.runs.search_runs", fail)
     answer = admin_client.get(page("runanchor"))
     assert answer.status_code == 503
-    assert "cannot be shown now" in answer.content.decode()
+    assert "Nothing was changed." in answer.content.decode()
 
 
 @pytest.mark.django_db(transaction=True)
