@@ -37,7 +37,7 @@ test-blobs: setup ## blob stores on S3 and Azure servers; needs Java, Maven, npm
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-azure.txt
 	$(BIN)/python -m pytest -m "s3 or azure" --require=s3,azure $(OPTIONS)
 
-test-browser: setup ## the web UI in Chromium, about two minutes; needs chromium and chromium-driver
+test-browser: setup ## the web UI and the admin in Chromium, about four minutes; needs chromium and chromium-driver
 	$(BIN)/python -m pytest -m browser --require=browser $(OPTIONS)
 
 test-cluster: setup ## Kafka, FoundationDB (where FDB_HOME names one) and their faults; needs Java and Maven

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import shutil
 import time
@@ -11,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from PIL import Image
 from selenium.common.exceptions import (
     NoSuchElementException,
     StaleElementReferenceException,
@@ -26,6 +29,11 @@ WAIT_S = 25.0
 POLL_S = 0.05
 QUIET_S = 0.6
 """A page is settled when none of our requests has been under way for so long."""
+
+PAGE_WIDTH = 1280
+LONGEST_PAGE = 1600
+COLOURS = 200
+"""Of pictures of whole pages: what docs show is a few tens of kilobytes."""
 
 UNAVOIDABLE = (
     # The audio player replaces its element when the sound has come.
@@ -44,7 +52,6 @@ FLAGS = (
     "--disable-sync",
     "--disable-dev-shm-usage",
     "--hide-scrollbars",
-    "--window-size=1500,1000",
 )
 
 
@@ -73,6 +80,7 @@ class Browser:
         origin: Our server; what fails elsewhere is not counted.
         profile: An empty directory.
         screenshots: Where pictures go.
+        width: Of the window.
     """
 
     def __init__(
@@ -82,10 +90,15 @@ class Browser:
         origin: str,
         profile: Path,
         screenshots: Path,
+        width: int = 1500,
     ) -> None:
         options = ChromeOptions()
         options.binary_location = programs[0]
-        for flag in (*FLAGS, f"--user-data-dir={profile}"):
+        for flag in (
+            *FLAGS,
+            f"--window-size={width},1000",
+            f"--user-data-dir={profile}",
+        ):
             options.add_argument(flag)
         options.set_capability(
             "goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"}
@@ -111,14 +124,19 @@ class Browser:
 
     # --- walking ---------------------------------------------------------------------
 
-    def open(self, path: str) -> None:
-        """Load a page anew and wait until it has settled."""
+    def open(self, path: str, *, ready: str = "#root > *") -> None:
+        """Load a page anew and wait until it has settled.
+
+        Args:
+            path: The page.
+            ready: A CSS selector that finds nothing before the page is there.
+        """
         self.driver.get("about:blank")
         self._collect()
         self.traffic = Traffic()
         self.complaints.clear()
         self.driver.get(self.origin + path)
-        self.wait(lambda: self.driver.find_elements(By.CSS_SELECTOR, "#root > *"))
+        self.wait(lambda: self.all(ready))
         self.settle()
 
     def settle(self) -> None:
@@ -152,7 +170,10 @@ class Browser:
 
     def text(self) -> str:
         """Return what the page shows."""
-        shown: str = self.driver.execute_script("return document.body.innerText")
+        # A page that has only begun to load has no body.
+        shown: str = self.driver.execute_script(
+            "return document.body ? document.body.innerText : ''"
+        )
         return shown
 
     def all(self, selector: str) -> list[WebElement]:
@@ -180,6 +201,38 @@ class Browser:
         """Keep a picture of the page."""
         path = self.screenshots / f"{name}.png"
         self.driver.save_screenshot(str(path))
+        return path
+
+    def write_over(self, text: str, by: str) -> None:
+        """Show another text in the place of one that is of this machine alone."""
+        self.driver.execute_script(
+            "const [text, by] = arguments;"
+            "const texts = NodeFilter.SHOW_TEXT;"
+            "const all = document.createTreeWalker(document.body, texts);"
+            "while (all.nextNode())"
+            "  all.currentNode.data = all.currentNode.data.replaceAll(text, by)",
+            text,
+            by,
+        )
+
+    def shoot_whole(self, name: str) -> Path:
+        """Keep a picture of the whole page, in few colours: small enough for docs."""
+        height = self.driver.execute_script(
+            "return document.documentElement.scrollHeight"
+        )
+        clip = {
+            "x": 0,
+            "y": 0,
+            "width": PAGE_WIDTH,
+            "height": min(height, LONGEST_PAGE),
+            "scale": 1,
+        }
+        taken = self.driver.execute_cdp_cmd(
+            "Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip}
+        )
+        path = self.screenshots / f"{name}.png"
+        with Image.open(io.BytesIO(base64.b64decode(taken["data"]))) as picture:
+            picture.convert("RGB").quantize(COLOURS).save(path, optimize=True)
         return path
 
     # --- judging ---------------------------------------------------------------------
