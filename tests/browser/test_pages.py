@@ -165,6 +165,7 @@ def test_metrics_explorer(browser: Browser) -> None:
     search(browser, "metrics", "loss", "accuracy")
     browser.wait_for('metric.name="loss"', 'metric.name="accuracy"', "Mixed: 3 values")
     browser.wait(lambda: len(browser.all("path.Line")) >= 7)
+    browser.wait(lambda: "Processing" not in browser.text())
     browser.shoot("metrics-found")
     browser.check()
 
@@ -203,6 +204,7 @@ def test_images_explorer(browser: Browser) -> None:
     search(browser, "images", "digit", "gone")
     browser.wait_for("Steps count:", "digit 5.1", "Live run", "Full run")
     browser.wait(lambda: len(pictures(browser)) >= 2 * OBJECT_STEPS)
+    browser.wait(lambda: "Processing" not in browser.text())
     browser.shoot("images-found")
     browser.check()
 
@@ -258,4 +260,12 @@ def test_a_page_reloaded_deep_inside_is_the_same(browser: Browser) -> None:
     browser.driver.refresh()
     browser.wait_for("step 5, item 2")
     browser.settle()
+    browser.check()
+
+
+def test_images_of_a_run_are_drawn(browser: Browser) -> None:
+    browser.open("/runs/full/images")
+    browser.wait_for("confusion 5.1")
+    browser.wait(lambda: len(pictures(browser)) >= OBJECT_STEPS)
+    browser.shoot("runs-full-images-drawn")
     browser.check()
