@@ -37,6 +37,7 @@ LABELS: Final[Mapping[str, str]] = {
     "stale": "index rows of no record",
     "unsettled": "runs that changed while read",
     "path": "file",
+    "stored": "kept in the storage as",
     "removed": "older backups removed",
     "consumed": "read by every group, still kept",
     "waiting": "not read by every group",
