@@ -40,8 +40,8 @@ test-blobs: setup ## blob stores on S3 and Azure servers; needs Java, Maven, npm
 test-browser: setup ## the web UI and the admin in Chromium, about four minutes; needs chromium and chromium-driver
 	$(BIN)/python -m pytest -m browser --require=browser $(OPTIONS)
 
-test-cluster: setup ## Kafka, FoundationDB (where FDB_HOME names one) and their faults; needs Java and Maven
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "kafka or fdb" --require=kafka$(if $(FDB_HOME),$(COMMA)fdb) $(OPTIONS)
+test-cluster: setup ## Kafka, FoundationDB (where FDB_HOME names one), compose.yaml, faults; needs Java, Maven, postgresql, redis-server
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "kafka or fdb" --require=kafka,postgresql,redis,s3$(if $(FDB_HOME),$(COMMA)fdb) $(OPTIONS)
 
 test-chaos: setup ## processes killed under load, memory bounds: some minutes
 	$(BIN)/python -m pytest -m "(chaos or slow) and not kafka and not fdb" $(OPTIONS)

@@ -3,45 +3,41 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
-import yaml
 from django.core.management import get_commands, load_command_class
 
 from matyan_project import env
+from tests.compose import (
+    COMPOSE,
+    OURS,
+    SERVICES,
+    TEXT,
+    command_lines,
+    health_check,
+    variables,
+)
 
-COMPOSE: dict[str, Any] = yaml.safe_load((env.BASE_DIR / "compose.yaml").read_text())
-SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-OURS = [name for name, service in SERVICES.items() if service["image"] == "matyan"]
 MADE_ELSEWHERE = ("DJANGO_SETTINGS_MODULE",)
+SECRETS = ("MATYAN_SECRET_KEY", "POSTGRES_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY")
 
 
-def command_lines() -> Iterator[tuple[str, list[str]]]:
+def all_command_lines() -> Iterator[tuple[str, list[str]]]:
     """Yield each service's `manage.py` command lines, health checks included."""
     for name in OURS:
-        service = SERVICES[name]
-        words = service.get("command", ["up"])
-        if service.get("entrypoint") == ["sh", "-c"]:
-            for line in words[0].split("&&"):
-                yield name, shlex.split(line)[2:]
-        else:
+        for words in command_lines(name):
             yield name, words
-        test = service.get("healthcheck", {}).get("test", [])
-        if "manage.py" in test:
-            yield name, test[test.index("manage.py") + 1 :]
-    dockerfile = (env.BASE_DIR / "Dockerfile").read_text()
-    for words in re.findall(r'"manage\.py", ("[^\]]+")', dockerfile):
-        yield "Dockerfile", [word.strip(' "') for word in words.split(",")]
+        check = health_check(name)
+        if check is not None:
+            yield name, check
 
 
 @pytest.mark.parametrize(
     ("service", "words"),
     [
         pytest.param(service, words, id=f"{service}: {' '.join(words)}")
-        for service, words in command_lines()
+        for service, words in all_command_lines()
     ],
 )
 def test_every_command_line_exists_and_parses(service: str, words: list[str]):
@@ -53,23 +49,24 @@ def test_every_command_line_exists_and_parses(service: str, words: list[str]):
 @pytest.mark.parametrize("service", OURS)
 def test_every_variable_is_one_we_read(service: str):
     known = {var.name for var in env.VARS} | {*MADE_ELSEWHERE}
-    given: dict[str, str] = SERVICES[service]["environment"]
+    given = variables(service, dict.fromkeys(SECRETS, "secret"))
     assert set(given) <= known
-    # Those with a fixed value have one that can be read.
-    env.read({k: v for k, v in given.items() if "$" not in str(v)})
+    env.read(given)
 
 
 def test_every_secret_is_asked_for():
-    text = (env.BASE_DIR / "compose.yaml").read_text()
-    secrets = {
-        "MATYAN_SECRET_KEY",
-        "POSTGRES_PASSWORD",
-        "S3_ACCESS_KEY",
-        "S3_SECRET_KEY",
-    }
-    asked = set(re.findall(r"\$\{(\w+):\?", text))
-    assert asked == secrets
-    assert not {name for name in secrets if re.search(rf"\$\{{{name}:-", text)}
+    asked = set(re.findall(r"\$\{(\w+):\?", TEXT))
+    assert asked == set(SECRETS)
+    assert not {name for name in SECRETS if re.search(rf"\$\{{{name}:-", TEXT)}
+
+
+def test_every_part_of_the_system_runs():
+    """Nothing of what `manage.py up` starts is forgotten."""
+    running = {tuple(words[:2]) for name in OURS for words in command_lines(name)}
+    assert {("runworker", "ingestion"), ("runworker", "control")} <= running
+    assert ("taskworker", "--beat") in running
+    roles = {variables(n, dict.fromkeys(SECRETS, "s")).get("MATYAN_ROLE") for n in OURS}
+    assert {"frontier", "all"} <= roles
 
 
 def test_services_wait_for_services_that_can_tell():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -16,6 +17,7 @@ from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
+from backend.storage.factory import Store
 from matyan_wire.batch import (
     BATCH_VERSION,
     METRIC,
@@ -133,3 +135,42 @@ def _send_some(journal: Journal, socket: ClientConnection, *, binary: bool) -> N
         if answer["status"] != "ok":
             raise TimeoutError(answer["error"])
         journal.accepted_frames += 1
+
+
+def assert_exact(
+    store: Store, journals: Sequence[Journal], *, others: Collection[str] = ()
+) -> None:
+    """Require exactly the accepted points: none missing, none doubled, none else.
+
+    Args:
+        store: Where they should be.
+        journals: What was accepted.
+        others: Ids of runs that are there besides, and are not looked at.
+    """
+    numbers = {journal.run_id: _run_number(store, journal) for journal in journals}
+    page = store.engine.read(lambda tr: store.runs.page(tr, limit=1_000))
+    assert {run.run_id for run in page} == {*numbers, *others}
+    for journal in journals:
+        _assert_run_exact(store, journal, numbers[journal.run_id])
+
+
+def _run_number(store: Store, journal: Journal) -> int:
+    return store.engine.read(lambda tr: store.runs.get(tr, journal.run_id)).number
+
+
+def _assert_run_exact(store: Store, journal: Journal, number: int) -> None:
+    listed = store.engine.read(lambda tr: store.series.list(tr, number))
+    assert sorted(s.name for s in listed) == [f"m{n}" for n in range(SERIES)]
+    for series in listed:
+        points = store.engine.read(
+            lambda tr, series=series: store.series.read_points(
+                tr, number, series.number
+            )
+        )
+        steps, values, times_us = journal.expected(int(series.name[1:]))
+        np.testing.assert_array_equal(points.steps, steps)
+        np.testing.assert_array_equal(
+            points.values.view(np.int64), values.view(np.int64)
+        )
+        np.testing.assert_array_equal(points.times_us, times_us)
+        assert series.summary.count == len(steps)

@@ -11,13 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
-import numpy as np
 import pytest
 
 from backend.services.store_verify import verify_store
 from backend.storage.factory import open_store
 from matyan_project.local_server import LocalServer
-from tests.e2e.journal import SERIES, Journal, send_all
+from tests.e2e.journal import SERIES, Journal, assert_exact, send_all
 from tests.services import foundationdb
 from tests.services.foundationdb import FoundationDbNode
 from tests.services.requirements import require
@@ -130,22 +129,7 @@ def _assert_exact(node: FoundationDbNode, journals: list[Journal]) -> None:
     }
     engine = "backend.storage.engine.fdb.FdbEngine"
     with contextlib.closing(open_store(engine=engine, options=options)) as store:
-        for journal in journals:
-            run = store.engine.read(lambda tr: store.runs.get(tr, journal.run_id))  # noqa: B023
-            listed = store.engine.read(lambda tr: store.series.list(tr, run.number))  # noqa: B023
-            assert sorted(item.name for item in listed) == [
-                f"m{number}" for number in range(SERIES)
-            ]
-            for item in listed:
-                points = store.engine.read(
-                    lambda tr: store.series.read_points(tr, run.number, item.number)  # noqa: B023
-                )
-                steps, values, times_us = journal.expected(int(item.name[1:]))
-                np.testing.assert_array_equal(points.steps, steps)
-                np.testing.assert_array_equal(
-                    points.values.view(np.int64), values.view(np.int64)
-                )
-                np.testing.assert_array_equal(points.times_us, times_us)
+        assert_exact(store, journals)
         report = verify_store(store.engine, on_problem=pytest.fail)
         assert report.rows["runs"] == len(journals)
 

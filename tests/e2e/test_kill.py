@@ -19,7 +19,7 @@ import pytest
 from backend.domain.series import Points
 from backend.storage.factory import Store, open_store
 from matyan_project.local_server import LocalServer
-from tests.e2e.journal import SERIES, Journal, send_all
+from tests.e2e.journal import SERIES, Journal, assert_exact, send_all
 
 pytestmark = [pytest.mark.e2e, pytest.mark.chaos, pytest.mark.timeout(600)]
 
@@ -94,13 +94,6 @@ def _stored(store: Store, run_id: str) -> dict[str, Points]:
     return store.engine.read(read)
 
 
-def _assert_exact(points: Points, journal: Journal, series: int) -> None:
-    steps, values, times_us = journal.expected(series)
-    np.testing.assert_array_equal(points.steps, steps)
-    np.testing.assert_array_equal(points.values.view(np.int64), values.view(np.int64))
-    np.testing.assert_array_equal(points.times_us, times_us)
-
-
 def _open(data_dir: Path) -> Store:
     return open_store(
         engine="backend.storage.engine.embedded.EmbeddedEngine",
@@ -142,11 +135,7 @@ def test_every_accepted_point_survives_the_killing_of_every_process(server, jour
 
     store = _open(server.data_dir)
     try:
-        for journal in journals:
-            stored = _stored(store, journal.run_id)
-            assert sorted(stored) == [f"m{s}" for s in range(SERIES)]
-            for series in range(SERIES):
-                _assert_exact(stored[f"m{series}"], journal, series)
+        assert_exact(store, journals, others=["tracked"])
         tracked = _stored(store, "tracked")
         expected = np.arange(20_000)
         np.testing.assert_array_equal(tracked["loss"].steps, expected)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
-import numpy as np
 
 from backend.bus.base import EventLog, Producer, Record
 from backend.bus.factory import open_event_log
@@ -24,7 +23,7 @@ from backend.bus.topics import DEAD_LETTERS, INGESTION, INGESTION_GROUP, TOPICS
 from backend.errors import EventLogError
 from backend.storage.factory import Store, open_store
 from matyan_wire.batch import encode_batch, encode_envelope
-from tests.e2e.journal import EPOCH_US, SERIES, Journal
+from tests.e2e.journal import EPOCH_US, Journal
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 100.0
@@ -262,34 +261,3 @@ def wait_for(condition: Callable[[], Any]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not come about in time"
         time.sleep(0.02)
-
-
-def assert_exact(store: Store, journals: Sequence[Journal]) -> None:
-    """Require exactly the accepted points: none missing, none doubled, none else."""
-    numbers = {journal.run_id: _run_number(store, journal) for journal in journals}
-    page = store.engine.read(lambda tr: store.runs.page(tr, limit=1_000))
-    assert {run.run_id for run in page} == set(numbers)
-    for journal in journals:
-        _assert_run_exact(store, journal, numbers[journal.run_id])
-
-
-def _run_number(store: Store, journal: Journal) -> int:
-    return store.engine.read(lambda tr: store.runs.get(tr, journal.run_id)).number
-
-
-def _assert_run_exact(store: Store, journal: Journal, number: int) -> None:
-    listed = store.engine.read(lambda tr: store.series.list(tr, number))
-    assert sorted(s.name for s in listed) == [f"m{n}" for n in range(SERIES)]
-    for series in listed:
-        points = store.engine.read(
-            lambda tr, series=series: store.series.read_points(
-                tr, number, series.number
-            )
-        )
-        steps, values, times_us = journal.expected(int(series.name[1:]))
-        np.testing.assert_array_equal(points.steps, steps)
-        np.testing.assert_array_equal(
-            points.values.view(np.int64), values.view(np.int64)
-        )
-        np.testing.assert_array_equal(points.times_us, times_us)
-        assert series.summary.count == len(steps)

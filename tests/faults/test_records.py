@@ -19,11 +19,10 @@ from matyan_wire.batch import (
     encode_batch,
     encode_envelope,
 )
-from tests.e2e.journal import EPOCH_US, Journal
+from tests.e2e.journal import EPOCH_US, Journal, assert_exact
 from tests.faults.deployment import (
     PATIENCE_S,
     Deployment,
-    assert_exact,
     has_positions,
     make_journals,
     publish,

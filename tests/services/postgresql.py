@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
+from types import TracebackType
 
 from typing_extensions import override
 
@@ -24,7 +26,7 @@ def _programs() -> Path | None:
     """Return the directory of the newest server's programs."""
     on_path = shutil.which("initdb")
     if on_path:
-        return Path(on_path).parent
+        return Path(on_path).resolve().parent
     installed = sorted(
         Path("/usr/lib/postgresql").glob("*/bin/initdb"),
         key=lambda path: int(path.parts[-3]),
@@ -44,7 +46,15 @@ def _as_server(*command: str) -> list[str]:
 
 
 class PostgresServer(ServerProcess):
-    """One server on 127.0.0.1 with one empty database."""
+    """One server on 127.0.0.1 with one empty database.
+
+    Its directory is a temporary one of its own, which the system's user can enter: not
+    so the tests' directories.
+    """
+
+    def __init__(self) -> None:
+        self._temporary = tempfile.TemporaryDirectory(prefix="postgresql-")
+        super().__init__(Path(self._temporary.name))
 
     @property
     def url(self) -> str:
@@ -87,6 +97,16 @@ class PostgresServer(ServerProcess):
         asked = [self._program("pg_isready"), "-q", "-h", "127.0.0.1"]
         done = subprocess.run([*asked, "-p", str(self.port)], check=False, timeout=20)
         return done.returncode == 0
+
+    @override
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        self._temporary.cleanup()
 
     def _program(self, name: str) -> str:
         programs = _programs()
