@@ -152,6 +152,30 @@ class MaintenanceRequest(models.Model):
         return min(100, 100 * self.done_units // self.total_units)
 
 
+class WorkerHeartbeat(models.Model):
+    """What a worker last said, where there are several machines.
+
+    Written by the worker itself (`workers.heartbeats`); one row a worker and host.
+    """
+
+    name = models.CharField(max_length=100)
+    host = models.CharField(max_length=100)
+    said = models.JSONField(default=dict)
+    heard_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        """Nobody edits them: they have no page of their own and no permissions."""
+
+        default_permissions = ()
+        constraints = (
+            models.UniqueConstraint(fields=["name", "host"], name="worker_and_host"),
+        )
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.name} on {self.host}"
+
+
 class _Anchor(models.Model):
     """What an operator's page hangs on: permissions, a place in the menu, the audit.
 

@@ -52,12 +52,16 @@ class HealthFile:
         path: The file; its directory is made if missing.
         name: Name of the worker.
         now_us: Wall clock, microseconds since the epoch.
+
+    Attributes:
+        last: The newest report.
     """
 
     def __init__(self, path: Path, *, name: str, now_us: Callable[[], int]) -> None:
         self._path = path
         self._name = name
         self._now_us = now_us
+        self.last: dict[str, Any] = {}
 
     def report(self, state: str, **fields: Any) -> None:
         """Replace the file; see `Health.report`."""
@@ -68,6 +72,7 @@ class HealthFile:
             "time_us": self._now_us(),
             **fields,
         }
+        self.last = body
         # Two workers of one name must not write into each other's new file.
         fresh = self._path.with_suffix(f".{os.getpid()}.tmp")
         try:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 import warnings
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +20,8 @@ from celery.exceptions import SecurityWarning
 from typing_extensions import override
 
 from workers import stopping
-from workers.health import HealthFile
+from workers.health import Health as HealthReports
+from workers.heartbeats import open_health
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Health(bootsteps.StartStopStep):  # type: ignore[misc] # Celery has no typ
     @override
     def __init__(self, parent: Any, **_options: Any) -> None:
         super().__init__(parent, **_options)
-        self._file: HealthFile = parent.app.health_file
+        self._file: HealthReports = parent.app.health_file
         self._done = 0
         self._running: dict[str, str] = {}
         self._stop = threading.Event()
@@ -96,15 +96,12 @@ class Health(bootsteps.StartStopStep):  # type: ignore[misc] # Celery has no typ
         self._file.report(state, applied=self._done, running=running)
 
 
-def run_worker(
-    app: Celery, *, name: str, health_directory: Path, beat: bool, log_level: str
-) -> int:
+def run_worker(app: Celery, *, name: str, beat: bool, log_level: str) -> int:
     """Work until SIGTERM or SIGINT; return the exit status.
 
     Args:
         app: The application.
-        name: In the health file.
-        health_directory: Where that is.
+        name: In the health file and heartbeats.
         beat: Whether to keep the schedule as well: one worker of an installation.
         log_level: Least severe level that Celery itself logs.
     """
@@ -112,11 +109,7 @@ def run_worker(
     Path(app.conf.beat_schedule_filename).parent.mkdir(
         mode=0o700, parents=True, exist_ok=True
     )
-    health = HealthFile(
-        health_directory / f"{name}.json",
-        name=name,
-        now_us=lambda: time.time_ns() // 1000,
-    )
+    health = open_health(name)
     app.health_file = health
     app.steps["worker"].add(Health)
     if beat:

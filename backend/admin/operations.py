@@ -249,12 +249,12 @@ def _decoded(letter: DeadLetter) -> str:
 
 @admin.register(WorkerAnchor)
 class WorkerAdmin(StoreAdmin):
-    """Workers of this machine."""
+    """Workers of this machine, or with shared tables of every one."""
 
     heading = "Workers"
     intro = (
-        "What each worker on this server's data directory last said. They speak every "
-        "few seconds; one that has been silent for a minute hangs or is gone."
+        "What each worker last said. They speak every few seconds; one that has been "
+        "silent for a minute hangs or is gone."
     )
 
     @override
@@ -271,6 +271,8 @@ class WorkerAdmin(StoreAdmin):
 def _worker_row(report: WorkerReport) -> list[Any]:
     said = report.said
     process = f"process {said['pid']}" if "pid" in said else ""
+    if report.host:
+        process += f" on {report.host}"
     aside = int(said.get("dead_letters", 0))
     done = Cell(
         f"{said['applied']:,}" if "applied" in said else "",

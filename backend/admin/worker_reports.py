@@ -1,4 +1,7 @@
-"""What the workers of this data directory last said, and which need somebody.
+"""What the workers last said, and which need somebody.
+
+Those of this data directory, from their health files; or, where Django's tables are
+shared, those of every machine, from their heartbeats.
 
 Design note: docs/subsystems/workers.md#health
 """
@@ -13,6 +16,7 @@ from typing import Any, Final
 from django.conf import settings
 
 from backend.admin.cells import Cell, now_us
+from backend.models import WorkerHeartbeat
 
 SILENT_S: Final = 60.0
 """A worker reports every few seconds; one silent for so long hangs or is gone."""
@@ -29,10 +33,12 @@ class WorkerReport:
     Attributes:
         name: Its name.
         said: The report as it was written.
+        host: Its machine; "" for this one.
     """
 
     name: str
     said: dict[str, Any]
+    host: str = ""
 
     @property
     def age_s(self) -> float:
@@ -68,8 +74,7 @@ class WorkerReport:
 
 def read_worker_reports() -> list[WorkerReport]:
     """Return the last reports: what needs somebody first, then by name."""
-    directory = Path(settings.DATA_DIR) / "health"
-    reports = [_read(path) for path in sorted(directory.glob("*.json"))]
+    reports = _read_rows() if settings.MATYAN_SHARED_HEARTBEATS else _read_files()
     return sorted(reports, key=lambda report: report.state.mood != "bad")
 
 
@@ -77,9 +82,9 @@ def summarise(reports: list[WorkerReport]) -> Cell:
     """Return in one line how the workers are."""
     if not reports:
         return Cell(
-            "No worker has ever reported here.",
+            "No worker has reported.",
             mood="warn",
-            note="Right if all of them run on other machines.",
+            note="Nothing is stored or deleted until some run.",
         )
     bad = [report for report in reports if report.state.mood == "bad"]
     if not bad:
@@ -90,6 +95,16 @@ def summarise(reports: list[WorkerReport]) -> Cell:
     return Cell(
         f"{len(bad)} of {len(reports)} need attention.", mood="bad", note=f"{names}."
     )
+
+
+def _read_rows() -> list[WorkerReport]:
+    rows = WorkerHeartbeat.objects.order_by("name", "host")
+    return [WorkerReport(row.name, row.said, row.host) for row in rows]
+
+
+def _read_files() -> list[WorkerReport]:
+    directory = Path(settings.DATA_DIR) / "health"
+    return [_read(path) for path in sorted(directory.glob("*.json"))]
 
 
 def _read(path: Path) -> WorkerReport:

@@ -80,6 +80,8 @@ MATYAN_BUS: dict[str, Any] = {
 
 CELERY = celery_settings(ENV["MATYAN_TASK_BROKER_URL"], data_dir=DATA_DIR)
 MATYAN_NOTIFIERS: list[str] = ENV["MATYAN_NOTIFIERS"]
+# One machine's workers are known by their health files, without a write every 5 s.
+MATYAN_SHARED_HEARTBEATS = bool(ENV["MATYAN_DATABASE_URL"])
 MATYAN_STALE_RUN_HOURS: float = ENV["MATYAN_STALE_RUN_HOURS"]
 MATYAN_TOMBSTONE_HOURS: float = ENV["MATYAN_TOMBSTONE_HOURS"]
 MATYAN_ORPHAN_BLOB_HOURS: float = ENV["MATYAN_ORPHAN_BLOB_HOURS"]

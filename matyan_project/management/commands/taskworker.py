@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
-from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
 from typing_extensions import override
 
@@ -35,7 +33,6 @@ class Command(BaseCommand):
         status = run_worker(
             app,
             name=name,
-            health_directory=Path(settings.DATA_DIR) / "health",
             beat=beat,
             log_level="WARNING",
         )

@@ -13,7 +13,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from channels.management.commands.runworker import Command as ChannelsCommand
@@ -35,7 +34,7 @@ from backend.services.reactions import DueReactions
 from backend.services.runs import purge_pending
 from workers.handlers import control, ingest
 from workers.handlers.base import Handler
-from workers.health import HealthFile
+from workers.heartbeats import open_health
 from workers.loop import Chore, LoopOptions, Source, WorkerLoop
 from workers.metrics import WorkerMetrics
 from workers.reactions import types_with_reaction
@@ -111,11 +110,7 @@ class Worker:
         self._name = options["name"] or kind
         self._registry = CollectorRegistry()
         self._metrics = WorkerMetrics(kind, registry=self._registry)
-        self._health = HealthFile(
-            Path(settings.DATA_DIR) / "health" / f"{self._name}.json",
-            name=self._name,
-            now_us=_now_us,
-        )
+        self._health = open_health(self._name)
 
     def run(self) -> None:
         """Work until SIGTERM or SIGINT.
