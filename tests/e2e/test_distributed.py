@@ -241,8 +241,12 @@ def test_an_operator_signs_in_and_asks_for_a_job(cluster: Cluster):
         job = page.url.path
         assert job.endswith("/change/")
         _wait_for(lambda: re.search(r">\s*done\s*<", person.get(job).text))
-        for anchor in ("worker", "eventlog", "run"):
+        for anchor in ("eventlog", "run"):
             assert person.get(f"{ADMIN}/{anchor}anchor/").status_code == 200
+        # Every worker, though none shares a directory with this backend.
+        workers = person.get(f"{ADMIN}/workeranchor/").text
+        for name in ("ingestion", "control", "tasks", "schedule"):
+            assert re.search(rf">\s*{name}\s*<", workers), workers
 
 
 class Person(httpx.Client):

@@ -13,13 +13,8 @@ import psutil
 import pytest
 
 from matyan_project.local_server import LocalServer
-from tests.e2e.journal import SERIES, Journal, send_all
-from tests.e2e.test_kill import (
-    _assert_exact,
-    _open,
-    _stored,
-    _wait_for_the_workers,
-)
+from tests.e2e.journal import Journal, assert_exact, send_all
+from tests.e2e.test_kill import _open, _wait_for_the_workers
 
 pytestmark = [pytest.mark.e2e, pytest.mark.chaos, pytest.mark.timeout(240)]
 
@@ -95,9 +90,6 @@ def test_a_full_disk_and_a_killed_up_lose_nothing(small_disk):
         server.stop()
     store = _open(server.data_dir)
     try:
-        for journal in journals:
-            stored = _stored(store, journal.run_id)
-            for series in range(SERIES):
-                _assert_exact(stored[f"m{series}"], journal, series)
+        assert_exact(store, journals)
     finally:
         store.close()
