@@ -17,8 +17,7 @@ import binascii
 import contextlib
 import logging
 import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import quote
@@ -57,7 +56,6 @@ from backend.errors import (
 PIECE_BYTES: Final = 4 << 20
 """What one request brings or takes, and what is held in memory."""
 
-_DELETERS: Final = 8
 # It would tell of every request.
 logging.getLogger("azure.core.pipeline.policies.http_logging_policy").setLevel(
     logging.WARNING
@@ -112,7 +110,6 @@ class AzureBlobStore(BlobStore):
         self._name = container
         base = public_url.rstrip("/")
         self._public_url = f"{base}/{container}" if base else str(self._container.url)
-        self._deleters = ThreadPoolExecutor(_DELETERS, thread_name_prefix="azure")
 
     # --- uploads by clients ----------------------------------------------------------
 
@@ -227,10 +224,6 @@ class AzureBlobStore(BlobStore):
             blob.delete_blob()
 
     @override
-    def delete_many(self, keys: Iterable[str]) -> None:
-        list(self._deleters.map(self.delete, list(keys)))
-
-    @override
     def iter_entries(self, prefix: str = "") -> Iterator[BlobEntry]:
         check_prefix(prefix)
         with self._translated():
@@ -242,6 +235,13 @@ class AzureBlobStore(BlobStore):
                 return
             modified_us = int(item.last_modified.timestamp() * 1e6)
             yield BlobEntry(item.name, item.size, modified_us)
+
+    @override
+    def abort_uploads(
+        self, prefix: str, *, condemned: Callable[[str], bool] = lambda _key: True
+    ) -> int:
+        check_prefix(prefix)
+        return 0
 
     @override
     def abort_stale(self, *, older_than_s: float) -> int:
@@ -259,7 +259,6 @@ class AzureBlobStore(BlobStore):
 
     @override
     def close(self) -> None:
-        self._deleters.shutdown(wait=False, cancel_futures=True)
         self._container.close()
 
     # --- inside ----------------------------------------------------------------------

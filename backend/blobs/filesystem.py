@@ -30,6 +30,7 @@ from typing_extensions import override
 
 from backend.blobs.base import (
     DEFAULT_CONTENT_TYPE,
+    DELETE_BATCH,
     MAX_PARTS,
     UPLOAD_PATH,
     BlobEntry,
@@ -284,6 +285,37 @@ class FilesystemBlobStore(BlobStore, ReceivesUploads):
                         yield entry
 
     @override
+    def delete_prefix(
+        self,
+        prefix: str,
+        *,
+        max_blobs: int = DELETE_BATCH,
+        condemned: Callable[[str], bool] = lambda _key: True,
+    ) -> int:
+        removed = super().delete_prefix(
+            prefix, max_blobs=max_blobs, condemned=condemned
+        )
+        if removed < max_blobs:
+            # What was killed between a file and its directory has left that.
+            self._prune((RUNS, *stored_names(check_prefix(prefix))))
+        return removed
+
+    @override
+    def abort_uploads(
+        self, prefix: str, *, condemned: Callable[[str], bool] = lambda _key: True
+    ) -> int:
+        check_prefix(prefix)
+        removed = 0
+        with translated():
+            uploads = [name for name, _ in self._tree.entries((MULTIPART,))]
+        for upload_id in uploads:
+            key = self._head(upload_id).get("key")
+            if isinstance(key, str) and key.startswith(prefix) and condemned(key):
+                self._remove_upload(upload_id)
+                removed += 1
+        return removed
+
+    @override
     def abort_stale(self, *, older_than_s: float) -> int:
         limit_ns = self._now_us() * 1000 - int(older_than_s * 1e9)
         removed = 0
@@ -361,17 +393,37 @@ class FilesystemBlobStore(BlobStore, ReceivesUploads):
             MultipartNotFoundError: If there is none of this key.
         """
         check_key(key)
-        head: dict[str, Any] = {}
+        head = self._head(upload_id)
+        if head.get("key") != key:
+            raise MultipartNotFoundError(upload_id=upload_id[:64])
+        return head
+
+    def _head(self, upload_id: str) -> dict[str, Any]:
+        """Return what is known of an upload in parts, {} if there is none."""
         if _UPLOAD_ID.match(upload_id):
             with (
                 translated(),
                 contextlib.suppress(AbsentError),
                 self._tree.directory((MULTIPART, upload_id)) as fd,
             ):
-                head = read_small(fd, _HEAD)
-        if head.get("key") != key:
-            raise MultipartNotFoundError(upload_id=upload_id[:64])
-        return head
+                return read_small(fd, _HEAD)
+        return {}
+
+    def _prune(self, place: Names) -> None:
+        """Remove the directories at and below a place that are empty."""
+        pending, found = [place], []
+        with translated(), contextlib.suppress(AbsentError):
+            while pending:
+                found.append(pending.pop())
+                for name, is_directory in self._tree.entries(found[-1]):
+                    if is_directory:
+                        pending.append((*found[-1], name))
+        # The innermost first, and never the root.
+        for names in reversed(found):
+            if len(names) == 1:
+                break
+            with translated(), contextlib.suppress(AbsentError):
+                self._tree.remove_empty(names, keep=len(names) - 1)
 
     def _iter_parts(self, upload_id: str, parts: list[Part]) -> Iterator[bytes]:
         for part in parts:

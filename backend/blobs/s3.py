@@ -9,11 +9,12 @@ Design note: docs/subsystems/blobs.md#s3
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import io
 import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 import boto3
@@ -48,7 +49,6 @@ PART_BYTES: Final = 8 << 20
 """What `put` holds in memory at a time."""
 
 _CONNECTIONS: Final = 32
-_DELETERS: Final = 8
 _ABSENT: Final = frozenset({"404", "NoSuchKey", "NotFound"})
 _NO_UPLOAD: Final = frozenset({"NoSuchUpload"})
 _NO_BULK: Final = frozenset(
@@ -117,8 +117,9 @@ class S3BlobStore(BlobStore):
             )
         except (BotoCoreError, ValueError) as error:
             raise BlobStoreError(bucket=bucket, reason=str(error)) from error
+        events = self._client.meta.events
+        events.register("before-sign.s3.DeleteObjects", _sum_with_md5)
         self._has_bulk_delete = True
-        self._deleters = ThreadPoolExecutor(_DELETERS, thread_name_prefix="s3-delete")
 
     # --- uploads by clients ----------------------------------------------------------
 
@@ -253,7 +254,7 @@ class S3BlobStore(BlobStore):
         for first in range(0, len(doomed), 1000):
             some = doomed[first : first + 1000]
             if not (self._has_bulk_delete and self._delete_bulk(some)):
-                list(self._deleters.map(self.delete, some))
+                super().delete_many(some)
 
     @override
     def iter_entries(self, prefix: str = "") -> Iterator[BlobEntry]:
@@ -277,23 +278,16 @@ class S3BlobStore(BlobStore):
                 )
 
     @override
+    def abort_uploads(
+        self, prefix: str, *, condemned: Callable[[str], bool] = lambda _key: True
+    ) -> int:
+        check_prefix(prefix)
+        return self._abort_all(prefix, lambda upload: condemned(upload["Key"]))
+
+    @override
     def abort_stale(self, *, older_than_s: float) -> int:
         limit_s = time.time_ns() / 1e9 - older_than_s
-        removed = 0
-        with self._translated():
-            pages = self._client.get_paginator("list_multipart_uploads").paginate(
-                Bucket=self._bucket
-            )
-            stale = [
-                (upload["Key"], upload["UploadId"])
-                for page in pages
-                for upload in page.get("Uploads", ())
-                if upload["Initiated"].timestamp() < limit_s
-            ]
-        for key, upload_id in stale:
-            self.abort_multipart(key, upload_id)
-            removed += 1
-        return removed
+        return self._abort_all("", lambda one: one["Initiated"].timestamp() < limit_s)
 
     @override
     def check(self) -> None:
@@ -307,7 +301,6 @@ class S3BlobStore(BlobStore):
 
     @override
     def close(self) -> None:
-        self._deleters.shutdown(wait=False, cancel_futures=True)
         self._client.close()
         self._signer.close()
 
@@ -336,6 +329,21 @@ class S3BlobStore(BlobStore):
                 for page in pages
                 for part in page.get("Parts", ())
             )
+
+    def _abort_all(self, prefix: str, wanted: Callable[[Any], bool]) -> int:
+        with self._translated():
+            pages = self._client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self._bucket, Prefix=prefix
+            )
+            found = [
+                (upload["Key"], upload["UploadId"])
+                for page in pages
+                for upload in page.get("Uploads", ())
+                if upload["Key"].startswith(prefix) and wanted(upload)
+            ]
+        for key, upload_id in found:
+            self.abort_multipart(key, upload_id)
+        return len(found)
 
     def _stat(self, key: str) -> BlobStat:
         with self._translated(key=key):
@@ -404,6 +412,18 @@ class S3BlobStore(BlobStore):
             raise _failure(error) from error
         except (BotoCoreError, boto3.exceptions.Boto3Error, OSError) as error:
             raise BlobStoreUnavailableError(reason=str(error)) from error
+
+
+def _sum_with_md5(request: Any, **_: Any) -> None:
+    """Give a bulk deletion the checksum that every server knows, not boto3's CRC.
+
+    The protocol demands one; servers that do not know the newer ones refuse them.
+    """
+    for name in list(request.headers):
+        if name.lower().startswith(("x-amz-checksum-", "x-amz-sdk-checksum-")):
+            del request.headers[name]
+    digest = hashlib.md5(request.body, usedforsecurity=False).digest()
+    request.headers["Content-MD5"] = base64.b64encode(digest).decode()
 
 
 def _described(answer: Any, size: int) -> BlobStat:

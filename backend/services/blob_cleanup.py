@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from backend.blobs.base import BlobStore
+from backend.blobs.base import DELETE_BATCH, BlobStore
 from backend.domain.blobs import (
     BlobHistory,
     blob_key,
@@ -23,8 +23,9 @@ from backend.storage.engine.base import ReadTransaction, Transaction
 if TYPE_CHECKING:
     from backend.storage.factory import Store
 
-BATCH: Final = 500
-"""Blobs removed between two looks at the observer."""
+BATCH: Final = DELETE_BATCH
+"""Blobs removed between two looks at the observer: for S3, one page of a listing and
+one request."""
 
 Observer = Callable[[int], None]
 """Told how many blobs are gone so far; what it raises ends the work."""
@@ -38,7 +39,7 @@ def delete_run_blobs(
     deleted_us: int,
     on_progress: Observer = lambda _done: None,
 ) -> int:
-    """Remove every blob of a deleted run; return how many there were.
+    """Remove every blob of a deleted run, uploads in parts too; return how many blobs.
 
     If the id is in use again, because its tombstone was cleared, what was uploaded
     after the deletion stays.
@@ -61,14 +62,13 @@ def delete_run_blobs(
         parts = split_blob_key(key)
         return parts is not None and blob_time_us(parts[2]) <= deleted_us
 
-    done = 0
+    done, prefix = 0, f"{run_id}/"
+    try:
+        blobs.abort_uploads(prefix, condemned=condemned)
+    except BlobKeyError:
+        return done  # an id that no blob can have
     while True:
-        try:
-            removed = blobs.delete_prefix(
-                f"{run_id}/", max_blobs=BATCH, condemned=condemned
-            )
-        except BlobKeyError:
-            return done  # an id that no blob can have
+        removed = blobs.delete_prefix(prefix, max_blobs=BATCH, condemned=condemned)
         done += removed
         on_progress(done)
         if removed < BATCH:

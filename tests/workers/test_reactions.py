@@ -12,7 +12,7 @@ from backend.blobs.base import BlobStore
 from backend.bus.topics import CONTROL, DEAD_LETTERS, TOPICS
 from backend.domain.blobs import BlobHistory, Grant, blob_key, new_blob_id
 from backend.domain.reactions import Reaction
-from backend.errors import BlobStoreUnavailableError
+from backend.errors import BlobStoreUnavailableError, MultipartNotFoundError
 from backend.services import outbox, runs
 from backend.services.reactions import (
     MAX_ATTEMPTS,
@@ -91,6 +91,23 @@ def test_every_blob_of_a_deleted_run_goes(store: Store, blobs: BlobStore, note: 
     assert list(blobs.iter_keys()) == [kept]
     assert find_reaction(store, event_id) is None
     react_to_events(event_ids=[event_id])
+
+
+def test_uploads_in_parts_of_a_deleted_run_go(
+    store: Store, blobs: BlobStore, note: Note
+):
+    def begin(run_id: str, at_us: int) -> tuple[str, str]:
+        key = blob_key(run_id, PATH, new_blob_id(now_us=at_us))
+        return key, blobs.start_multipart(key, content_type="a/b")
+
+    doomed = begin("gone", START_US)
+    kept = [begin("gone", START_US + 20), begin("kept", START_US)]
+    write(store, "gone", at_us=START_US + 15)  # the id is in use again
+    event_id = note(outbox.RUN_DELETED, time_us=START_US + 10, run_id="gone")
+    react_to_events(event_ids=[event_id])
+    with pytest.raises(MultipartNotFoundError, match="No such upload"):
+        blobs.list_parts(*doomed)
+    assert [blobs.list_parts(*upload) for upload in kept] == [[], []]
 
 
 def test_blobs_of_a_new_run_of_the_same_id_stay(

@@ -47,6 +47,7 @@ def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Subject]
     """An empty store."""
     made = _MAKERS[request.param](request, tmp_path)
     with contextlib.closing(made.store):
+        made.store.abort_uploads("r/")
         while made.store.delete_prefix("r/"):
             pass
         yield made
@@ -73,7 +74,12 @@ def _azure(request: pytest.FixtureRequest, _directory: Path) -> Subject:
     from backend.blobs.azure import AzureBlobStore
 
     server = request.getfixturevalue("azure_server")
-    return Subject(AzureBlobStore(**server.options), http_upload, bounds_uploads=False)
+    return Subject(
+        AzureBlobStore(**server.options),
+        http_upload,
+        bounds_uploads=False,
+        lists_uploads=False,
+    )
 
 
 _MAKERS: dict[str, Callable[[pytest.FixtureRequest, Path], Subject]] = {

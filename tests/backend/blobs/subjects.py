@@ -26,6 +26,7 @@ class Subject:
         upload: PUTs a body as a ticket says; returns the HTTP status.
         part_bytes: Least size of a part that is not the last.
         bounds_uploads: Whether an upload of another size than signed is refused.
+        lists_uploads: Whether uploads in parts can be found by their keys.
         wait_until_expired: Returns when a ticket of one second no longer counts.
     """
 
@@ -33,6 +34,7 @@ class Subject:
     upload: Callable[..., int]
     part_bytes: int = 1
     bounds_uploads: bool = True
+    lists_uploads: bool = True
     wait_until_expired: Callable[[], None] = field(
         default=lambda: time.sleep(2.1)  # to whole seconds, on both sides
     )

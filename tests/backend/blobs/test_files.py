@@ -194,6 +194,35 @@ def test_deleting_the_last_blob_leaves_no_directory(store, root):
     assert list((root / "runs").iterdir()) == []
 
 
+def test_directories_that_a_kill_left_empty_go_with_their_prefix(store, root):
+    store.put("r/a/b", [b"x"])
+    store.put("other/a", [b"x"])
+    for place in ("r/c/d", "r/e", "s/f"):
+        (root / "runs" / place).mkdir(parents=True)
+    assert store.delete_prefix("r/", condemned=lambda _key: False) == 0
+    assert store.open("r/a/b").read() == b"x"
+    assert not (root / "runs" / "r/c").exists()
+    assert store.delete_prefix("r/") == 1
+    assert store.delete_prefix("none/") == 0
+    assert sorted(path.name for path in (root / "runs").iterdir()) == ["other", "s"]
+
+
+def test_a_failing_disk_stops_deleting_many_and_says_so(store, root, monkeypatch):
+    keys = [f"r/{number}" for number in range(100)]
+    for key in keys:
+        store.put(key, [b"x"])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", _failing_unlink)
+        with pytest.raises(BlobStoreUnavailableError, match="Input/output error"):
+            store.delete_prefix("r/")
+    assert len(list(store.iter_keys("r/"))) == 100
+    assert store.delete_prefix("r/") == 100
+
+
+def _failing_unlink(_name: str, *, dir_fd: int) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
 def test_a_part_of_another_blob_is_not_taken(store):
     upload_id = store.start_multipart("r/mp", content_type="a/b")
     with pytest.raises(MultipartNotFoundError):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import threading
 import time
 from collections.abc import Iterator
@@ -40,6 +42,7 @@ def assert_every_call_fails(store: S3BlobStore) -> None:
         lambda: store.delete_many(["r/any"]),
         lambda: list(store.iter_keys("r/")),
         lambda: store.start_multipart("r/any", content_type="a/b"),
+        lambda: store.abort_uploads("r/"),
         lambda: store.abort_stale(older_than_s=0),
     ):
         with pytest.raises(BlobStoreUnavailableError) as caught:
@@ -64,16 +67,94 @@ class Broken(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-@pytest.fixture
-def broken() -> Iterator[ThreadingHTTPServer]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Broken)
-    server.daemon_threads = True
+class Deleting(BaseHTTPRequestHandler):
+    """Answers bulk deletions with the server's `status` and `body`, others with 204."""
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        digest = hashlib.md5(body, usedforsecurity=False).digest()
+        assert self.headers["Content-MD5"] == base64.b64encode(digest).decode()
+        self._answer(self.server.status, self.server.body)  # type: ignore[attr-defined]  # ours
+
+    def do_DELETE(self) -> None:
+        self._answer(204, b"")
+
+    def _answer(self, status: int, body: bytes) -> None:
+        self.server.seen.append(f"{self.command} {self.path}")  # type: ignore[attr-defined]  # ours
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_arguments: Any) -> None:
+        """Say nothing."""
+
+
+class Server(ThreadingHTTPServer):
+    """Takes as many connections at once as a store opens."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+
+@contextlib.contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[Any]:
+    server = Server(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield server
     server.shutdown()
     server.server_close()
     thread.join(10)
+
+
+@pytest.fixture
+def broken() -> Iterator[Any]:
+    with serving(Broken) as server:
+        yield server
+
+
+@pytest.fixture
+def deleting() -> Iterator[Any]:
+    with serving(Deleting) as server:
+        server.seen = []
+        yield server
+
+
+RESULT = (
+    b"<DeleteResult xmlns='http://s3.amazonaws.com/doc/2006-03-01/'>%s</DeleteResult>"
+)
+FAILED = b"<Error><Key>r/1</Key><Code>AccessDenied</Code><Message>No</Message></Error>"
+ABSENT = b"<Error><Key>r/1</Key><Code>NoSuchKey</Code></Error>"
+NOT_THERE = b"<Error><Code>NotImplemented</Code></Error>"
+
+
+@pytest.mark.parametrize("result", [b"", ABSENT])
+def test_many_are_deleted_in_one_request(deleting, result):
+    deleting.status, deleting.body = 200, RESULT % result
+    with opened(endpoint=f"http://127.0.0.1:{deleting.server_port}", **QUICK) as store:
+        store.delete_many(f"r/{number}" for number in range(1_001))
+        store.delete_many([])
+    assert deleting.seen == ["POST /b?delete"] * 2
+
+
+def test_a_server_that_deletes_one_at_a_time_is_asked_so(deleting):
+    deleting.status, deleting.body = 501, NOT_THERE
+    with opened(endpoint=f"http://127.0.0.1:{deleting.server_port}", **QUICK) as store:
+        for _ in range(2):
+            store.delete_many(f"r/{number}" for number in range(20))
+    assert deleting.seen[0] == "POST /b?delete"
+    single = sorted(f"DELETE /b/r/{number}" for number in range(20))
+    assert sorted(deleting.seen[1:]) == sorted(single * 2)
+
+
+def test_what_a_server_did_not_delete_is_told_of(deleting):
+    deleting.status, deleting.body = 200, RESULT % FAILED
+    with (
+        opened(endpoint=f"http://127.0.0.1:{deleting.server_port}", **QUICK) as store,
+        pytest.raises(BlobStoreError, match="No"),
+    ):
+        store.delete_many(["r/0", "r/1"])
 
 
 @pytest.mark.parametrize("status", [500, 503, 403])
@@ -145,7 +226,7 @@ def test_wrong_credentials_and_buckets_are_told_of(s3_server):
 def test_a_server_that_hangs_or_dies_is_waited_for_no_longer_than_allowed(
     tmp_path: Path,
 ):
-    content = b"x" * 3_000_000
+    content = b"x" * 32_000_000  # more than sockets hold
     with (
         S3Server(tmp_path) as server,
         opened(**server.options) as patient,

@@ -385,6 +385,25 @@ def test_an_aborted_upload_leaves_nothing(subject):
     assert list(subject.store.iter_keys("r/")) == []
 
 
+def test_uploads_under_a_prefix_are_forgotten(subject):
+    upload = Multipart(subject)
+    upload.send(1)
+    store = subject.store
+    if not subject.lists_uploads:
+        assert store.abort_uploads("r/") == 0
+        pytest.skip("this store forgets them by itself")
+    for prefix in ("s/", "r/m/", "r/mp/"):
+        assert store.abort_uploads(prefix) == 0
+    assert store.abort_uploads("r/", condemned=lambda key: key != "r/mp") == 0
+    assert len(upload.list()) == 1
+    assert store.abort_uploads("r/", condemned=lambda key: key == "r/mp") == 1
+    assert store.abort_uploads("r/") == 0
+    with pytest.raises((BlobLengthError, MultipartNotFoundError), match=r"upload"):
+        upload.complete()
+    with pytest.raises(BlobKeyError, match="Not a usable blob path"):
+        store.abort_uploads("r/../")
+
+
 @pytest.mark.parametrize("number", [0, -1, 10_001])
 def test_a_part_has_a_number(store, number):
     upload_id = store.start_multipart("r/mp", content_type="x/y")
