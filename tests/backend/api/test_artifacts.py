@@ -175,6 +175,17 @@ def test_no_name_can_inject_a_header(name):
 
 
 @pytest.mark.parametrize(
+    "content_type", ["text/html\r\nX-Evil: 1", "text/html\nX-Evil: 1", "a/b\0", ""]
+)
+def test_no_content_type_can_inject_a_header(api, add, content_type):
+    add("a", b"x", content_type)
+    response = download(api, "a")
+    assert (response.status_code, body(response)) == (200, b"x")
+    assert response.headers["Content-Type"] == "application/octet-stream"
+    assert "X-Evil" not in response.headers
+
+
+@pytest.mark.parametrize(
     ("given_", "sent"),
     [
         ("image/png", "image/png"),
@@ -226,6 +237,28 @@ def test_all_files_are_sent_in_an_archive(api, add, tmp_path):
     assert found.infolist()[0].date_time[:3] == (2026, 11, 23)
     found.extractall(tmp_path)
     assert (tmp_path / "dir/deep/er/empty").read_bytes() == b""
+
+
+def test_names_that_lead_out_do_not_in_the_archive(api, add, tmp_path):
+    contents = {
+        "..\\..\\evil.txt": b"1",
+        "C:\\windows\\x": b"2",
+        "\\\\server\\share": b"3",
+        "a": b"4",
+        "a\\b": b"5",
+    }
+    for path, content in contents.items():
+        add(path, content)
+    found = archive(api)
+    assert {found.read(name) for name in found.namelist()} == {*contents.values()}
+    for name in found.namelist():
+        assert not {"\\", ":", ".."} & {*name, *name.split("/")}
+        assert not name.startswith("/")
+    target = tmp_path / "out" / "deep" / "er"
+    found.extractall(target)
+    extracted = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert len(extracted) == len(contents)
+    assert all(path.is_relative_to(target) for path in extracted)
 
 
 def test_the_archive_begins_before_it_is_made(api, add):
