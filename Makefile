@@ -35,7 +35,7 @@ test: setup ## the default suite, about two minutes
 
 test-blobs: setup ## blob stores on S3 and Azure servers; needs Java, Maven, npm
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-azure.txt
-	$(BIN)/python -m pytest -m "s3 or azure" --require=s3,azure $(OPTIONS)
+	$(BIN)/python -m pytest -m "(s3 or azure) and not slow" --require=s3,azure $(OPTIONS)
 
 test-browser: setup ## the web UI and the admin in Chromium, about four minutes; needs chromium and chromium-driver
 	$(BIN)/python -m pytest -m browser --require=browser $(OPTIONS)

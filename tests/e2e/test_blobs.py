@@ -8,26 +8,27 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
-import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
-import psutil
 import pytest
 
 from matyan_project.local_server import LocalServer
-from matyan_wire.tree_stream import iter_trees
-from tests.services import s3
-from tests.services.requirements import require
+from tests.e2e.clients import (
+    REST,
+    blob_uris,
+    finished,
+    python,
+    read_blobs,
+    series_values,
+    wait_for,
+)
+from tests.e2e.memory import MEBIBYTE, server_peaks
 
 pytestmark = pytest.mark.e2e
 
-REST = "/api/v1/rest"
-MEBIBYTE = 1 << 20
 LARGE_BYTES = int(os.environ.get("MATYAN_TEST_LARGE_MB", "300")) * MEBIBYTE
 MAX_RSS_BYTES = 200 * MEBIBYTE
 
@@ -71,67 +72,10 @@ print(len(run.download_artifacts(directory + "/all")))
 """
 
 
-@pytest.fixture(params=["file", pytest.param("s3", marks=pytest.mark.s3)])
-def environ(
-    request: pytest.FixtureRequest, tmp_path: Path, required_services: frozenset[str]
-) -> Iterator[dict[str, str]]:
-    """Where the server keeps its blobs."""
-    if request.param == "file":
-        yield {}
-        return
-    require("s3", s3.missing(), required_services)
-    with s3.S3Server(tmp_path / "s3") as server:
-        yield server.settings
-
-
-def python(python_: Path, script: str, *arguments: Any) -> str:
-    """Run a script with the public client; return the last word it printed."""
-    done = subprocess.run(
-        [python_, "-c", script, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-        env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")},
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()[-1]
-
-
-def wait_for(get: Callable[[], Any], *, timeout_s: float = 30.0) -> Any:
-    deadline = time.monotonic() + timeout_s
-    while not (found := get()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert found, "not there in time"
-    return found
-
-
-def finished(client: httpx.Client, run_id: str) -> Any:
-    answer = client.get(f"{REST}/runs/{run_id}/info")
-    if answer.status_code != 200 or answer.json()["props"]["active"]:
-        return None
-    return answer.json()
-
-
 def pictures(client: httpx.Client, run_id: str, name: str, subset: str) -> list[bytes]:
     """Return the images of a series as a page gets them, by step."""
-    series = [{"name": name, "context": {"subset": subset}}]
-    listed = client.post(f"{REST}/runs/{run_id}/images/get-batch", json=series)
-    uris = list(_uris(dict(iter_trees([listed.content]))))
-    answer = client.post(f"{REST}/runs/images/get-batch", json=uris)
-    found = dict(iter_trees([answer.content]))
-    return [found[uri] for uri in uris]
-
-
-def _uris(value: Any) -> Iterator[str]:
-    if isinstance(value, dict):
-        if "blob_uri" in value:
-            yield value["blob_uri"]
-        for child in value.values():
-            yield from _uris(child)
-    elif isinstance(value, list):
-        for child in value:
-            yield from _uris(child)
+    values = series_values(client, run_id, "images", name, {"subset": subset})
+    return read_blobs(client, "images", list(blob_uris(values)))
 
 
 @pytest.mark.xdist_group("public-client")
@@ -216,17 +160,6 @@ def upload(client: httpx.Client, large: Large, *, multipart: bool) -> None:
     assert done.json()["size"] == large.size
 
 
-def servers_peak_bytes(server: LocalServer) -> int:
-    """Return the greatest memory that any server process has had."""
-    peaks = []
-    for process in psutil.Process(server.pid).children(recursive=True):
-        if "serve" in process.cmdline():
-            status = Path(f"/proc/{process.pid}/status").read_text()
-            line = next(li for li in status.splitlines() if li.startswith("VmHWM"))
-            peaks.append(int(line.split()[1]) * 1024)
-    return max(peaks)
-
-
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("multipart", [False, True], ids=["whole", "parts"])
 def test_a_large_file_passes_in_bounded_memory(
@@ -261,7 +194,7 @@ def test_a_large_file_passes_in_bounded_memory(
         with zipfile.ZipFile(archive) as opened:
             assert opened.getinfo("big.bin").file_size == large.size
             assert opened.testzip() is None
-        assert servers_peak_bytes(server) < MAX_RSS_BYTES
+        assert max(server_peaks(server).values()) < MAX_RSS_BYTES
 
 
 def _refer(server: LocalServer, python_: Path) -> None:
