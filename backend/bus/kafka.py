@@ -233,6 +233,7 @@ class KafkaEventLog(EventLog):
         for producer in list(self._producers):
             producer.close()
         self._reader.close()
+        self._admin.close()
 
     def _check_open(self) -> None:
         if self._closed:

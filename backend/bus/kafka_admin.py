@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from confluent_kafka import (
-    ConsumerGroupTopicPartitions,
+    Consumer,
     KafkaError,
     KafkaException,
     TopicCollection,
@@ -44,7 +44,7 @@ from backend.bus.kafka_errors import (
     translate,
 )
 from backend.bus.kafka_settings import Connection
-from backend.errors import EventLogUnavailableError
+from backend.errors import EventLogClosedError, EventLogUnavailableError
 
 ANSWER_S: Final = 10.0
 COORDINATOR_S: Final = 5.0
@@ -86,6 +86,7 @@ class KafkaAdmin:
         self._connection = connection
         self._lock = threading.Lock()
         self._opened: AdminClient | None = None
+        self._group_readers: dict[str, Consumer] = {}
         self._trouble = ""
         self._reached_s = float("-inf")
         self._cluster_id = ""
@@ -197,18 +198,26 @@ class KafkaAdmin:
         """Return the group's committed offsets, leaving out where it has none."""
         if not places:
             return {}
-        answer = self._answer_committed(group, places)
         deadline = time.monotonic() + COORDINATOR_S
-        while answer is None and time.monotonic() < deadline:
+        while True:
+            found = self._committed(group, places)
+            if found is not None:
+                break
+            if time.monotonic() > deadline:
+                raise EventLogUnavailableError(group=group, reason="no coordinator yet")
             time.sleep(0.1)
-            answer = self._answer_committed(group, places)
-        if answer is None:
-            raise EventLogUnavailableError(group=group, reason="no coordinator yet")
         return {
-            (found.topic, found.partition): found.offset
-            for found in answer.topic_partitions
-            if found.error is None and found.offset >= 0
+            (where.topic, where.partition): where.offset
+            for where in found
+            if where.error is None and where.offset >= 0
         }
+
+    def close(self) -> None:
+        """Let go of what asks for groups' offsets. May be called twice."""
+        with self._lock:
+            readers, self._group_readers = self._group_readers, {}
+        for reader in readers.values():
+            reader.close()
 
     def delete_records(self, ends: Mapping[Place, int]) -> dict[Place, int]:
         """Delete what lies before each offset; return each partition's new start."""
@@ -252,16 +261,43 @@ class KafkaAdmin:
             reason = self._hear_trouble() or f"no answer within {timeout_s} s"
             raise EventLogUnavailableError(reason=reason) from None
 
-    def _answer_committed(self, group: str, places: Sequence[Place]) -> Any:
-        asked = ConsumerGroupTopicPartitions(
-            group, [TopicPartition(*place) for place in places]
-        )
-        futures = self._ask(
-            lambda client: client.list_consumer_group_offsets(
-                [asked], request_timeout=ANSWER_S
-            )
-        )
-        return self._answer(futures[group], passing=NO_COORDINATOR)
+    def _committed(
+        self, group: str, places: Sequence[Place]
+    ) -> list[TopicPartition] | None:
+        """Return the group's offsets, None while its coordinator is not ready."""
+        asked = [TopicPartition(*place) for place in places]
+        reader = self._group_reader(group)
+        try:
+            # Nothing comes of it but what the library has to say meanwhile.
+            reader.poll(0)
+            return reader.committed(asked, timeout=ANSWER_S)
+        except RuntimeError:
+            raise EventLogClosedError from None
+        except KafkaException as error:
+            if error_of(error).code() in NO_COORDINATOR:
+                return None
+            if self._hear_trouble():
+                raise EventLogUnavailableError(reason=self._trouble) from error
+            raise translate(error) from error
+
+    def _group_reader(self, group: str) -> Consumer:
+        """Return a consumer that asks for a group's offsets and never joins it.
+
+        The administrative request of that purpose is not used: the library (2.16) may
+        abort the process, or hang until its time-out, when the connection to the
+        group's coordinator breaks at the wrong moment (librdkafka issue 4605).
+        """
+        with self._lock:
+            reader = self._group_readers.get(group)
+            if reader is None:
+                properties = self._connection.properties() | {
+                    "group.id": group,
+                    "enable.auto.commit": False,
+                    "error_cb": self._note,
+                }
+                reader = Consumer(properties, logger=library_log)
+                self._group_readers[group] = reader
+            return reader
 
     def _offsets(self, places: Sequence[Place], *, newest: bool) -> dict[Place, int]:
         spec: Any = OffsetSpec  # its constructors have no types
