@@ -127,7 +127,11 @@ def _converted(value: object, *, where: str, depth: int) -> Any:
 
 
 class Overlay:
-    """Assignments and deletions made here, on top of what the server says."""
+    """Assignments and deletions made here, on top of what the server says.
+
+    Other threads and signal handlers may change it in the middle of a call, so that
+    only copies of `_changes` are gone through.
+    """
 
     def __init__(self) -> None:
         # In order; an assignment and a deletion of one path may both be needed, since
@@ -136,9 +140,9 @@ class Overlay:
 
     def assign(self, path: Path, value: Any) -> None:
         """Note that `value`, plain data, stands at `path`."""
-        below = [key for key in self._changes if key[0][: len(path)] == path]
-        for key in below:
-            del self._changes[key]
+        for key in list(self._changes):
+            if key[0][: len(path)] == path:
+                self._changes.pop(key, None)
         self._changes[path, True] = value
 
     def delete(self, path: Path) -> None:
@@ -149,7 +153,7 @@ class Overlay:
     def apply(self, tree: Mapping[str, Any]) -> dict[str, Any]:
         """Return `tree` with the changes made in order; `tree` is left alone."""
         result = cast("dict[str, Any]", _copied(tree))
-        for (path, assigned), value in self._changes.items():
+        for (path, assigned), value in list(self._changes.items()):
             if assigned:
                 _put(result, path, _copied(value))
             else:

@@ -38,8 +38,11 @@ def warn(text: str, *, key: str | None = None) -> None:
 
 
 def say(text: str) -> None:
-    """Print `text`; a closed or broken stderr is not the training's problem."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
+    """Print `text`; a closed or broken stderr is not the training's problem.
+
+    Nor is one that a signal handler finds in the middle of a write (RuntimeError).
+    """
+    with contextlib.suppress(OSError, ValueError, AttributeError, RuntimeError):
         sys.stderr.write(f"matyan: {text}\n")
         sys.stderr.flush()
 

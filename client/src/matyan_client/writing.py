@@ -206,7 +206,8 @@ class RunWriter:
                 if series is None:
                     self._warn_refused()
                     return None
-                self._by_ref[key] = series
+                # A signal handler may have defined it meanwhile, and counts its steps.
+                series = self._by_ref.setdefault(key, series)
             return series
 
     def write(self, event: JournalEvent) -> None:

@@ -14,14 +14,30 @@ import mmap
 import os
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 Lock = AbstractContextManager[Any]
-"""A re-entrant lock: signal handlers and finalizers may track too."""
+"""A re-entrant lock: signal handlers and finalizers may track too. They run between any
+two steps of the thread that holds it, so the logs put aside what comes in the middle of
+a store and store it behind that."""
+
+MAX_NESTED: Final = 1000
+"""Of each log, how much is put aside in the middle of one store."""
+
+
+class NestedOverflowError(OSError):
+    """A signal handler or finalizer stores more than is put aside."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.EAGAIN, "too much at once from a signal handler")
 
 
 class Budget:
-    """How many bytes a journal may take on disk. Not thread-safe: hold its lock."""
+    """How many bytes a journal may take on disk. Not thread-safe: hold its lock.
+
+    A signal handler that allocates in the middle of `reserve` may go uncounted: a
+    segment too much, no more.
+    """
 
     __slots__ = ("limit", "used")
 

@@ -13,10 +13,12 @@ Layout note: docs/subsystems/sdk.md#journal
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import time
 from array import array
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -32,6 +34,7 @@ RETRY_S: Final = 0.5
 
 _HEADER: Final = struct.Struct("<8sIIQ")
 _MAGIC: Final = b"MATYANP1"
+_ROW: Final = struct.Struct("<qqdd")
 _PAGE: Final = 4096
 _ITEM_BYTES: Final = (8, 8, 8, 8, 4)
 _POINT_BYTES: Final = sum(_ITEM_BYTES)
@@ -113,12 +116,19 @@ class _Segment:
 class PointWriter:
     """Appends points. Thread-safe; raises nothing for the disk's sake.
 
+    A point that a signal handler or a finalizer appends in the middle of another one's
+    store is put aside, and stored before the interrupted `append` returns.
+
     Args:
         directory: The journal, or None when there is none: every point is refused.
         budget: Shared with the journal's other logs; guarded by `lock`.
         lock: The journal's lock, held for stores only, never across input or output
             except to allocate a segment when `prepare` has not done so in time.
         capacity: Points per segment.
+
+    Attributes:
+        refused: Points there was no room for; `refusal` is the last reason.
+        overflowed: Points beyond `mapping.MAX_NESTED` in the middle of one store.
     """
 
     def __init__(
@@ -138,7 +148,9 @@ class PointWriter:
         self._base = 0
         self._slot = self._capacity = 0  # no room: the first point allocates
         self._retry_at = self._prepare_at = 0.0
-        self.refused = 0
+        self._busy = self._draining = False
+        self._nested: deque[tuple[SeriesState, int | None, float, float, int]] = deque()
+        self.refused = self.overflowed = 0
         self.refusal: OSError | None = None
 
     @property
@@ -162,28 +174,66 @@ class PointWriter:
             ValueError: If `step` does not fit 64 bits.
         """
         with self._lock:
-            if step is None:
-                step = series.next_step
-            elif step == AUTO_STEP:
-                msg = f"step {step} is reserved"
-                raise ValueError(msg)
-            slot = self._slot
-            if slot == self._capacity:
-                if not self._roll():
-                    self.refused += 1
-                    return
-                slot = 0
+            if self._busy:
+                self._put_aside(series, step, value, epoch, time_us)
+                return
             try:
-                self._times[slot] = time_us
-                self._steps[slot] = step
-                self._values[slot] = value
-                self._epochs[slot] = epoch
-            except (TypeError, ValueError) as error:
-                raise _misfit(step, epoch) from error
-            self._series[slot] = series.number  # last: makes the point visible
-            self._slot = slot + 1
-            if series.counts and step >= series.next_step:
-                series.next_step = step + 1
+                self._busy = True
+                if step is None:
+                    step = series.next_step
+                elif step == AUTO_STEP:
+                    raise _reserved(step)
+                slot = self._slot
+                if slot == self._capacity:
+                    if not self._roll():
+                        self.refused += 1
+                        return
+                    slot = 0
+                try:
+                    self._times[slot] = time_us
+                    self._steps[slot] = step
+                    self._values[slot] = value
+                    self._epochs[slot] = epoch
+                except (TypeError, ValueError) as error:
+                    raise _misfit(step, epoch) from error
+                self._series[slot] = series.number  # last: makes the point visible
+                self._slot = slot + 1
+                if series.counts and step >= series.next_step:
+                    series.next_step = step + 1
+            finally:
+                self._busy = False
+                if self._nested:
+                    self._drain()
+
+    def _put_aside(
+        self,
+        series: SeriesState,
+        step: int | None,
+        value: float,
+        epoch: float,
+        time_us: int,
+    ) -> None:
+        if step == AUTO_STEP:
+            raise _reserved(step)
+        try:  # here, or it would be raised into what was interrupted
+            _ROW.pack(time_us, 0 if step is None else step, value, epoch)
+        except (struct.error, TypeError, ValueError, OverflowError) as error:
+            raise _misfit(step, epoch) from error
+        if len(self._nested) < mapping.MAX_NESTED:
+            self._nested.append((series, step, value, epoch, time_us))
+        else:
+            self.overflowed += 1
+
+    def _drain(self) -> None:
+        # Looked at again behind the flags: what comes in between is put aside too.
+        while self._nested and not self._draining:
+            try:
+                self._draining = True
+                with contextlib.suppress(IndexError):  # the last was taken meanwhile
+                    while True:
+                        self.append(*self._nested.popleft())
+            finally:
+                self._draining = False
 
     def prepare(self) -> None:
         """Allocate the next segment ahead of need; called by a background thread."""
@@ -240,7 +290,7 @@ class PointWriter:
             self.refusal = FileNotFoundError("there is no journal")
             return False
         number = 0 if self._segment is None else self._base // self._size + 1
-        segment = self._adopt_spare(self._directory)
+        segment = self._adopt_spare(self._directory, number)
         if segment is None:
             if time.monotonic() < self._retry_at:
                 return False
@@ -254,9 +304,12 @@ class PointWriter:
         self._enter(segment)
         return True
 
-    def _adopt_spare(self, directory: Path) -> _Segment | None:
+    def _adopt_spare(self, directory: Path, number: int) -> _Segment | None:
         spare, self._spare = self._spare, None
         if spare is None:
+            return None
+        if spare.number != number:  # a finalizer rolled while it was taken
+            self._discard(spare)
             return None
         try:
             spare_path(directory, spare.number).rename(
@@ -296,16 +349,31 @@ class PointWriter:
         return max(first, stop)
 
     def close(self) -> None:
-        """Unmap; further points are refused."""
+        """Unmap; further points are refused.
+
+        In the middle of a store, by a signal handler, the mapping is left to it.
+        """
         with self._lock:
-            if self._segment is not None:
-                self._base += self._slot
-                self._segment.close()
-            if self._spare is not None:
-                self._discard(self._spare)
-            self._segment = self._spare = None
-            self._slot = self._capacity = 0
-            self._directory = None
+            if self._busy:
+                self._directory = None
+                return
+            try:
+                self._busy = True
+                if self._segment is not None:
+                    self._base += self._slot
+                    self._segment.close()
+                if self._spare is not None:
+                    self._discard(self._spare)
+                self._segment = self._spare = None
+                self._slot = self._capacity = 0
+                self._directory = None
+            finally:
+                self._busy = False
+                self._drain()
+
+
+def _reserved(step: int) -> ValueError:
+    return ValueError(f"step {step} is reserved")
 
 
 def _misfit(step: object, epoch: object) -> Exception:

@@ -11,13 +11,15 @@ Layout note: docs/subsystems/sdk.md#journal
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from itertools import pairwise
 from mmap import mmap
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 from zlib import crc32
 
 from matyan_client.journal import mapping
@@ -51,8 +53,23 @@ def _checksum(index: int, payload: bytes) -> int:
     return crc32(payload, crc32(_U64.pack(index)))
 
 
+class _Entry(NamedTuple):
+    """A record that has its index, `number`, and waits to be stored."""
+
+    number: int
+    encode: Callable[[], bytes]
+    on_stored: Callable[[], None]
+
+
+def _nothing() -> None:
+    pass
+
+
 class RecordWriter:
     """Appends records. Thread-safe.
+
+    A record that a signal handler or a finalizer appends in the middle of another one's
+    store gets its index at once, and is stored before the interrupted `append` returns.
 
     Args:
         directory: The journal, or None when there is none: every record is refused.
@@ -61,6 +78,11 @@ class RecordWriter:
         lock: The journal's lock.
         segment_bytes: Size of a segment, unless one record needs more.
         end: Index of the first record, when an earlier writer's are there.
+        on_refused: Called when there is no room for a record put aside: whoever
+            appended it has gone on.
+
+    Attributes:
+        end: Index after the last record stored.
     """
 
     def __init__(  # noqa: PLR0913 - where it stands among a journal's logs
@@ -72,14 +94,21 @@ class RecordWriter:
         lock: mapping.Lock,
         segment_bytes: int = SEGMENT_BYTES,
         end: int = 0,
+        on_refused: Callable[[OSError], None] = lambda _: None,
     ) -> None:
         self._directory = directory
         self._name = name
         self._budget = budget
         self._lock = lock
         self._segment_bytes = segment_bytes
+        self._on_refused = on_refused
         self._memory: mmap | None = None
         self._offset = 0
+        self._busy = False
+        # Both are used by calls that nothing can interrupt: a handler's record in the
+        # middle of one statement neither shares an index nor is lost.
+        self._indices = itertools.count(end)
+        self._waiting: list[_Entry] = []
         self.end = end
 
     def append(self, payload: bytes) -> int:
@@ -88,17 +117,88 @@ class RecordWriter:
         Raises:
             OSError: If there is no room for it.
         """
+        return self.append_encoded(lambda: payload)
+
+    def append_encoded(
+        self,
+        encode: Callable[[], bytes],
+        on_stored: Callable[[], None] = _nothing,
+    ) -> int:
+        """Store a record whose bytes depend on the records before it.
+
+        Args:
+            encode: Returns the bytes; called twice, the second time in the record's
+                turn.
+            on_stored: Called when it is stored. Both are called with the lock held, and
+                no other record is encoded or stored meanwhile.
+
+        Raises:
+            OSError: If there is no room for it.
+        """
         with self._lock:
-            memory = self._room_for(_padded(len(payload)))
-            offset, index = self._offset, self.end
-            body = offset + _HEADER.size
-            memory[body : body + len(payload)] = payload
-            checksum = _checksum(index, payload)
-            _HEADER.pack_into(memory, offset, 0, len(payload), checksum, 0, index)
-            _U32.pack_into(memory, offset, _MAGIC)  # last: makes the record visible
-            self._offset = offset + _padded(len(payload))
-            self.end = index + 1
+            if self._busy:
+                return self._put_aside(encode, on_stored)
+            refusal: OSError | None = None
+            try:
+                self._busy = True
+                # Before there is an index: one without a record would look like damage.
+                self._room_for(_padded(len(encode())))
+                index = next(self._indices)
+                heappush(self._waiting, _Entry(index, encode, on_stored))
+                refusal = self._store_waiting(index)
+            finally:
+                self._busy = False
+                if self._waiting:
+                    self._drain()
+            if refusal is not None:
+                raise refusal
             return index
+
+    def _put_aside(
+        self, encode: Callable[[], bytes], on_stored: Callable[[], None]
+    ) -> int:
+        encode()  # what is wrong is raised here, not into what was interrupted
+        if len(self._waiting) >= mapping.MAX_NESTED:
+            raise mapping.NestedOverflowError
+        index = next(self._indices)
+        heappush(self._waiting, _Entry(index, encode, on_stored))
+        return index
+
+    def _drain(self) -> None:
+        # Looked at again behind the flag: what comes in between is put aside too.
+        while self._waiting:
+            try:
+                self._busy = True
+                self._store_waiting(None)
+            finally:
+                self._busy = False
+
+    def _store_waiting(self, own: int | None) -> OSError | None:
+        """Store what waits, in order; return why there was no room for `own`."""
+        refusal: OSError | None = None
+        while self._waiting:
+            entry = self._waiting[0]
+            try:
+                self._store(entry.number, entry.encode())
+                entry.on_stored()
+            except OSError as error:
+                if entry.number == own:
+                    refusal = error
+                else:
+                    self._on_refused(error)
+            heappop(self._waiting)  # what comes meanwhile sorts behind it
+        return refusal
+
+    def _store(self, index: int, payload: bytes) -> None:
+        memory = self._room_for(_padded(len(payload)))
+        offset = self._offset
+        body = offset + _HEADER.size
+        memory[body : body + len(payload)] = payload
+        checksum = _checksum(index, payload)
+        _HEADER.pack_into(memory, offset, 0, len(payload), checksum, 0, index)
+        _U32.pack_into(memory, offset, _MAGIC)  # last: makes the record visible
+        self._offset = offset + _padded(len(payload))
+        self.end = index + 1
 
     def _room_for(self, size: int) -> mmap:
         memory = self._memory
@@ -138,11 +238,17 @@ class RecordWriter:
                 self._budget.release(size)
 
     def close(self) -> None:
-        """Unmap; further records are refused."""
+        """Unmap; further records are refused.
+
+        In the middle of a store, by a signal handler, the mapping is left to it.
+        """
         with self._lock:
-            if self._memory is not None:
-                self._memory.close()
-            self._memory = self._directory = None
+            self._directory = None
+            if self._busy:
+                return
+            memory, self._memory = self._memory, None
+            if memory is not None:
+                memory.close()
 
 
 def _segments(directory: Path, name: str) -> list[tuple[int, Path]]:

@@ -11,6 +11,7 @@ Design note: docs/subsystems/sdk.md#uploads
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,17 +92,28 @@ class UploadWriter:
         directory: The journal, or None when there is none: everything is refused.
         budget: Shared with the journal's logs; guarded by `lock`.
         lock: The journal's lock; not held while bytes are written.
+        on_refused: As `RecordWriter` takes it.
     """
 
     def __init__(
-        self, directory: Path | None, *, budget: mapping.Budget, lock: mapping.Lock
+        self,
+        directory: Path | None,
+        *,
+        budget: mapping.Budget,
+        lock: mapping.Lock,
+        on_refused: Callable[[OSError], None],
     ) -> None:
         self._directory = directory
         self._budget = budget
         self._lock = lock
-        self._next_file = 0
+        self._files = itertools.count(1)
         self._log = RecordWriter(
-            directory, UPLOADS, budget=budget, lock=lock, segment_bytes=SEGMENT_BYTES
+            directory,
+            UPLOADS,
+            budget=budget,
+            lock=lock,
+            segment_bytes=SEGMENT_BYTES,
+            on_refused=on_refused,
         )
 
     @property
@@ -151,9 +163,7 @@ class UploadWriter:
         if self._directory is None:
             msg = "there is no journal"
             raise FileNotFoundError(msg)
-        with self._lock:
-            self._next_file += 1
-            return self._directory, f"{self._next_file:012d}"
+        return self._directory, f"{next(self._files):012d}"
 
     def _add(self, path: str, kept: Kept, *, content_type: str, source: str) -> int:
         upload = Upload(

@@ -35,6 +35,7 @@ from matyan_wire.batch import (
 
 EVENTS: Final = "events"
 SERIES: Final = "series"
+NESTED_FULL: Final = "nested_full"
 
 
 class ObjectPoint(msgspec.Struct, array_like=True, tag="object"):
@@ -75,8 +76,7 @@ class JournalWriter:
 
     Attributes:
         path: The directory, or None.
-        lock: Held while something is stored; re-entrant, because a signal handler or
-            a finalizer may track in the middle of a `track`.
+        lock: Held while something is stored; see `mapping.Lock`.
         points: The metric points.
         uploads: Where uploads are registered.
     """
@@ -90,14 +90,20 @@ class JournalWriter:
         self.points = PointWriter(
             path, budget=budget, lock=self.lock, capacity=capacity
         )
-        self._series = RecordWriter(path, SERIES, budget=budget, lock=self.lock)
-        self._events = RecordWriter(path, EVENTS, budget=budget, lock=self.lock)
-        self.uploads = UploadWriter(path, budget=budget, lock=self.lock)
+        self._series = RecordWriter(
+            path, SERIES, budget=budget, lock=self.lock, on_refused=self._refuse
+        )
+        self._events = RecordWriter(
+            path, EVENTS, budget=budget, lock=self.lock, on_refused=self._refuse
+        )
+        self.uploads = UploadWriter(
+            path, budget=budget, lock=self.lock, on_refused=self._refuse
+        )
         self._outcomes = RecordWriter(
             path, UPLOADED, budget=budget, lock=self.lock, segment_bytes=16 * 1024
         )
         self._held: directories.JournalLock | None = None
-        self._refused: dict[str, int] = {}
+        self._refused: dict[str, list[int]] = {}
         self._object_points = 0
         self._first_segment = 0
 
@@ -158,10 +164,13 @@ class JournalWriter:
     def refused(self) -> dict[str, int]:
         """Return how many points and events were refused, by reason."""
         with self.lock:
-            refused = dict(self._refused)
-            if self.points.refused:
-                reason = refusal_reason(self.points.refusal)
-                refused[reason] = refused.get(reason, 0) + self.points.refused
+            refused = {reason: tally[0] for reason, tally in self._refused.items()}
+            for reason, count in (
+                (refusal_reason(self.points.refusal), self.points.refused),
+                (NESTED_FULL, self.points.overflowed),
+            ):
+                if count:
+                    refused[reason] = refused.get(reason, 0) + count
             return refused
 
     def define_series(self, ref: SeriesRef, *, counts: bool) -> SeriesState | None:
@@ -187,19 +196,42 @@ class JournalWriter:
     def append_object(
         self, series: SeriesState, step: int | None, epoch: float, value: Any
     ) -> bool:
-        """Store an object point; `value` is encoded already or is plain data."""
+        """Store an object point; return whether there was room for it.
+
+        Args:
+            series: Its series.
+            step: Its place; None for the series' next.
+            epoch: The training epoch, NaN for none.
+            value: Encoded already, or plain data.
+
+        Raises:
+            ValueError: If `step` does not fit 64 bits.
+        """
+        if step is not None and not -(2**63) <= step < 2**63:
+            msg = f"step {step} does not fit 64 bits"
+            raise ValueError(msg)
         payload = value if isinstance(value, bytes) else _encoder.encode(value)
         time_us = time.time_ns() // 1000
+
+        def place() -> int:
+            return series.next_step if step is None else step
+
+        def encode() -> bytes:
+            point = ObjectPoint(series.number, place(), time_us, payload, epoch)
+            return _encoder.encode(point)
+
+        def on_stored() -> None:
+            self._object_points += 1
+            if series.counts and place() >= series.next_step:
+                series.next_step = place() + 1
+
         with self.lock:
-            if step is None:
-                step = series.next_step
-            point = ObjectPoint(series.number, step, time_us, payload, epoch)
-            stored = self.append_event(point)
-            if stored:
-                self._object_points += 1
-                if series.counts and step >= series.next_step:
-                    series.next_step = step + 1
-            return stored
+            try:
+                self._events.append_encoded(encode, on_stored)
+            except OSError as error:
+                self._refuse(error)
+                return False
+            return True
 
     def append_upload(
         self, path: str, content: bytes | Path, *, content_type: str, copy_max: int
@@ -245,8 +277,8 @@ class JournalWriter:
         self.uploads.forget_before(before)
 
     def _refuse(self, error: OSError) -> None:
-        reason = refusal_reason(error)
-        self._refused[reason] = self._refused.get(reason, 0) + 1
+        # No call between reading and writing the count: nothing comes in between.
+        self._refused.setdefault(refusal_reason(error), [0])[0] += 1
 
     def forget(self, *, points: int, events: int) -> None:
         """Delete what lies before those indexes: it is acknowledged."""
@@ -277,6 +309,8 @@ def refusal_reason(error: OSError | None) -> str:
     """Return the short name under which a refusal is counted."""
     if error is None:
         return "unknown"
+    if isinstance(error, mapping.NestedOverflowError):
+        return NESTED_FULL
     if error.errno == errno.EDQUOT:
         return "journal_full"
     if error.errno in (errno.ENOSPC, errno.EFBIG):
