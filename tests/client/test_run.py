@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from matyan_client import Distribution, Figure, Run, Text
 from matyan_client.attributes import Overlay, find, parse_key
 from matyan_client.system import safe_arguments, safe_variables
-from matyan_client.terminal import LineCutter, TerminalCapture
 from matyan_wire.batch import AUTO_STEP, SetAttributes, decode_payload
 from tests.client.conftest import journals, wait_until
 from tests.client.fake_server import FakeServer
@@ -414,49 +413,7 @@ def test_an_object_too_large_is_refused(open_run):
         run.track(Text("x" * 8_000_000), "t")
 
 
-# The terminal and the machine.
-
-
-@given(pieces=st.lists(st.text(alphabet="ab\n", max_size=6), max_size=12))
-def test_lines_are_what_the_terminal_shows(pieces):
-    cutter = LineCutter()
-    shown: dict[int, str] = {}
-    for piece in pieces:
-        shown.update(cutter.cut(piece))
-    expected = "".join(pieces).split("\n")
-    expected = expected if expected[-1] else expected[:-1]
-    assert [shown[step] for step in range(len(shown))] == expected
-
-
-def test_colours_and_rewritten_lines_are_reduced_to_what_is_seen():
-    cut = LineCutter().cut("\x1b[31mred\x1b[0m\n10%\r20%\r30%\n\x1b]0;title\x07x\r\n")
-    assert cut == [(0, "red"), (1, "30%"), (2, "x")]
-
-
-def test_a_capture_copies_and_gives_the_streams_back(capsys):
-    lines: dict[int, str] = {}
-    before = sys.stdout.write
-    first = TerminalCapture(lines.__setitem__)
-    second = TerminalCapture(lambda *_: None)
-    sys.stdout.write("hello\n")
-    sys.stderr.write("to stderr\n")
-    first.close()
-    sys.stdout.write("not any more\n")
-    second.close()
-    first.close()
-    assert list(lines.values()) == ["hello", "to stderr"]
-    assert sys.stdout.write == before
-    assert capsys.readouterr().out == "hello\nnot any more\n"
-
-
-def test_what_a_run_prints_is_sent(server, open_run, monkeypatch):
-    monkeypatch.setenv("MATYAN_CAPTURE_TERMINAL", "1")
-    run = open_run(server.url)
-    sys.stdout.write("epoch 1\n")
-    sys.stdout.write("unfinished")
-    run.close()
-    lines = [(ref.name, step, line) for ref, step, line in server.objects("logs")]
-    assert lines == [("logs", 0, "epoch 1"), ("logs", 1, "unfinished")]
+# The machine.
 
 
 def test_the_machine_is_sampled(server, open_run):

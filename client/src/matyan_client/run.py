@@ -155,7 +155,9 @@ class Run:
         self, interval_s: float | None, *, params: bool, terminal: bool
     ) -> None:
         if terminal:
-            self._terminal = TerminalCapture(self._store_line)
+            self._terminal = TerminalCapture(
+                self._store_line, self._count_dropped_lines
+            )
         if params:
             self._collector = threading.Thread(
                 target=self._store_system_params, name="matyan-params", daemon=True
@@ -678,6 +680,10 @@ class Run:
     def _store_line(self, step: int, line: str) -> None:
         if self._writer is not None and not self._writer.closed:
             self._writer.write_object("logs", "logs", line, step=step)
+
+    def _count_dropped_lines(self, count: int) -> None:
+        if self._writer is not None:
+            self._writer.count_dropped_lines(count)
 
     def _store_sample(
         self, name: str, value: float, context: dict[str, Any] | None

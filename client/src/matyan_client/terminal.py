@@ -2,12 +2,14 @@
 
 `sys.stdout` and `sys.stderr` keep their identity: only their `write` is tapped, once
 for all runs of the process, and untapped with the last. A write only appends to a
-queue; lines are cut by the run's own thread.
+queue; lines are cut by the run's own thread. The queue is bounded: while a program
+prints faster than that thread reads, what does not fit is dropped and counted.
 """
 
 from __future__ import annotations
 
 import contextlib
+import queue
 import re
 import sys
 import threading
@@ -102,14 +104,26 @@ class TerminalCapture:
 
     Args:
         store: Called by the capture's thread with (step, line).
+        on_dropped: Called by it with how many lines have been dropped.
     """
 
-    def __init__(self, store: Callable[[int, str], None]) -> None:
+    def __init__(
+        self,
+        store: Callable[[int, str], None],
+        on_dropped: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self._store = store
+        self._on_dropped = on_dropped
+        # Re-entrant: signal handlers and finalizers print, too.
+        self._lock = threading.RLock()
         self._queue: deque[str] = deque()
         self._queued = 0
+        self._dropped = 0
+        self._open_line = False  # the end of the last line kept has not come
+        self._cut_line = False  # nor that of the last line dropped
+        # Unlike an Event, it may be used by a handler in the middle of its own use.
+        self._alarm: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._cutter = LineCutter()
-        self._stop = threading.Event()
         self._active = True
         self._thread = threading.Thread(
             target=self._pump, name="matyan-terminal", daemon=True
@@ -118,21 +132,46 @@ class TerminalCapture:
         self._thread.start()
 
     def _take(self, text: str) -> None:
-        if self._active and self._queued < MAX_QUEUED_CHARS and isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not self._active or not text or not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            return
+        with self._lock:
+            if self._queued >= MAX_QUEUED_CHARS:
+                self._drop(text)
+                return
+            if self._cut_line:
+                self._dropped += 1
+                self._cut_line = False
+                text = text.removeprefix("\n")
             self._queue.append(text)
-            self._queued += len(text)
+            self._open_line = not text.endswith("\n")
+            before = self._queued
+            self._queued = before + len(text)
+            if before < MAX_QUEUED_CHARS // 2 <= self._queued:
+                self._alarm.put(None)
+
+    def _drop(self, text: str) -> None:
+        if self._open_line:  # it would go on with what comes behind the gap
+            self._queue.append("\n")
+            self._open_line = False
+            text = text.removeprefix("\n")
+        self._dropped += text.count("\n")
+        self._cut_line = bool(text) and not text.endswith("\n")
 
     def _pump(self) -> None:
-        while not self._stop.wait(PUMP_EVERY_S):
+        while self._active:
+            with contextlib.suppress(queue.Empty):
+                self._alarm.get(timeout=PUMP_EVERY_S)
             self._drain()
 
     def _drain(self) -> None:
-        pieces: list[str] = []
-        while self._queue:
-            pieces.append(self._queue.popleft())
-        self._queued = 0
+        with self._lock:
+            pieces, self._queue = self._queue, deque()
+            dropped, self._dropped = self._dropped, 0
+            self._queued = 0
         for step, line in self._cutter.cut("".join(pieces)):
             self._store(step, line)
+        if dropped:
+            self._on_dropped(dropped)
 
     def abandon(self) -> None:
         """Stop copying in a forked child, where the thread does not exist."""
@@ -145,6 +184,7 @@ class TerminalCapture:
             return
         self._active = False
         _TAP.remove(self._take)
-        self._stop.set()
+        self._alarm.put(None)
         self._thread.join(timeout=2)
+        self._dropped += self._cut_line
         self._drain()

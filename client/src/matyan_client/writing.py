@@ -40,6 +40,7 @@ PATIENCE_S: Final = 3.0
 """Of close()'s budget, how much may pass without any connection."""
 
 LOG_RECORDS: Final = "__log_records"
+TERMINAL_FULL: Final = "terminal_full"
 
 _MAX_CACHED_SERIES: Final = 1_000_000
 
@@ -56,7 +57,8 @@ class Delivery:
         sent: Of these, points handed to a connection at least once.
         acknowledged: Of these, points the server's event log holds durably.
         durable: Of these, points the store is known to hold; `wait_durable` asks.
-        dropped: Points and events that could not be stored or were refused, by reason.
+        dropped: Points and events that could not be stored or were refused, and lines
+            of output that could not be kept, by reason.
         connected: Whether a connection is open.
         problem: Why there is none, or what the server refused last; None when well.
         address: Where it is sent to.
@@ -129,6 +131,7 @@ class RunWriter:
         self._forked = False
         self._closed = False
         self._durable = 0
+        self._dropped_lines = 0
         self._writer_id = ""
         self._ledger: Ledger | None = None
         self._sender: Sender | None = None
@@ -337,6 +340,16 @@ class RunWriter:
         line.clear()
         return len(indices) - uploader.count_refused(first, stop) if done else 0
 
+    def count_dropped_lines(self, count: int) -> None:
+        """Count lines of output that came faster than they were read. One thread."""
+        self._dropped_lines += count
+        console.warn(
+            f"run {self._opening.run_id}: this program prints faster than its output "
+            f"can be kept; lines are missing from the run's log and counted "
+            f"(run.delivery.dropped, {TERMINAL_FULL!r}).",
+            key=f"lines dropped {self._opening.run_id}",
+        )
+
     def _warn_refused(self) -> None:
         journal = self._journal
         for reason in journal.refused() if journal else ():
@@ -442,7 +455,9 @@ class RunWriter:
         progress = sender.progress if sender else Progress()
         uploading = self._uploader.progress if self._uploader else UploadProgress()
         uploads = journal.uploads_end if journal else 0
-        dropped = dict(journal.refused()) if journal else {}
+        dropped = journal.refused() if journal else {}
+        if self._dropped_lines:
+            dropped[TERMINAL_FULL] = self._dropped_lines
         for refused in (progress.refused, uploading.refused):
             for reason, count in refused.items():
                 dropped[reason] = dropped.get(reason, 0) + count
@@ -584,7 +599,7 @@ class RunWriter:
         self._plain, self._in_context, self._by_ref = {}, {}, {}
         self._counts = False
         self._forked = True
-        self._durable = 0
+        self._durable = self._dropped_lines = 0
 
     @property
     def closed(self) -> bool:
