@@ -255,7 +255,7 @@ def test_attributes_are_assigned_where_they_are_named(server, open_run):
         run["hparams.lr"]
     run.close()
     sets = [event for event in server.events() if isinstance(event, SetAttributes)]
-    (assignments,) = zip(*[event.assignments for event in sets], strict=True)
+    assignments = [pair for event in sets for pair in event.assignments]
     found = {tuple(path): decode_payload(value) for path, value in assignments}
     assert found[("hparams", "batch", "size")] == 32
     assert found[("a", "b.c")] is None

@@ -9,9 +9,10 @@ from __future__ import annotations
 import struct
 import time
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import groupby
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 import msgspec
 
@@ -33,6 +34,7 @@ from matyan_wire.batch import (
     PointColumns,
     Position,
     SeriesRef,
+    SetAttributes,
     encode_batch,
 )
 
@@ -66,7 +68,7 @@ class Frame(NamedTuple):
         batch: Its content.
         encoded: The batch's wire bytes.
         points: Points in it, metric values and objects.
-        events: Everything else in it.
+        events: Everything else in it, as it was given: assignments are joined.
     """
 
     cut: Cut
@@ -197,7 +199,7 @@ class FrameCutter:
             series=[self._series[number] for number in table],
             points=_point_columns(columns, table) if columns else None,
             objects=_object_columns(objects, table) if objects else None,
-            events=rest,
+            events=_join_assignments(rest),
         )
         count = (columns.count if columns else 0) + len(objects)
         return Frame(cut, batch, encode_batch(batch), count, len(rest))
@@ -241,6 +243,29 @@ class FrameCutter:
             pick(columns.epochs, 8),
             pick(columns.series, 4),
         )
+
+
+def _join_assignments(events: list[Event]) -> list[Event]:
+    """Return `events` with every row of `SetAttributes` made one event.
+
+    A training script sets thousands of attributes one by one, and the store's price is
+    by the event. Of assignments to one path the last stays, in its place: it replaces
+    what the others put there, and what was assigned above in between.
+    """
+    joined: list[Event] = []
+    for is_assignment, row in groupby(
+        events, lambda event: type(event) is SetAttributes
+    ):
+        if not is_assignment:
+            joined += row
+            continue
+        last: dict[tuple[str, ...], tuple[list[str], bytes]] = {}
+        for event in cast("Iterable[SetAttributes]", row):
+            for path, payload in event.assignments:
+                last.pop(tuple(path), None)
+                last[tuple(path)] = path, payload
+        joined.append(SetAttributes(list(last.values())))
+    return joined
 
 
 def _point_columns(columns: Columns, table: dict[int, int]) -> PointColumns:
