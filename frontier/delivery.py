@@ -110,20 +110,23 @@ class Delivery:
         self._changed.set()
 
     async def repeat(self, digest: bytes, *, received_s: float) -> bool:
-        """Queue an acknowledgement for a frame that is on its way already.
+        """Queue an acknowledgement for a frame if it repeats the last one received.
+
+        An earlier frame does not count, even if it is on its way: what came behind it
+        may have changed what it says, and this one changes it back.
 
         Returns:
-            Whether there is such a frame; its records are not published again.
+            Whether it does; its records are not published again then.
         """
-        for frame in self._frames:
-            if frame.original is None and frame.decoded.digest == digest:
-                # Repetitions take no memory to speak of, but are not unlimited.
-                await self._wait_for_window(0)
-                repetition = _Frame(frame.decoded, received_s, 0, original=frame)
-                self._frames.append(repetition)
-                self._changed.set()
-                return True
-        return False
+        if not self._frames or self._frames[-1].decoded.digest != digest:
+            return False
+        original = self._frames[-1].original or self._frames[-1]
+        # Repetitions take no memory to speak of, but are not unlimited.
+        await self._wait_for_window(0)
+        repetition = _Frame(original.decoded, received_s, 0, original=original)
+        self._frames.append(repetition)
+        self._changed.set()
+        return True
 
     @property
     def is_idle(self) -> bool:

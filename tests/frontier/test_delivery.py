@@ -151,6 +151,28 @@ async def test_a_repetition_is_acknowledged_but_not_stored_again(
     assert steps(scripted_log) == [0, 1, 0]
 
 
+async def test_a_frame_sent_again_behind_another_is_stored_again(
+    scripted_log: ScriptedLog, connect: Connect, settings: Any
+) -> None:
+    settings.MATYAN_ACK_HOLD_SECONDS = 30.0
+    scripted_log.hold = True
+    socket = await connect()
+    for rate in (0.1, 0.2, 0.2, 0.1):
+        message = {"type": "log_hparams", "value": {"lr": rate}}
+        await socket.send_to(text_data=json.dumps(message))
+    for _ in range(3):
+        await eventually(lambda: scripted_log.held)
+        scripted_log.let_go()
+    assert [await receive(socket) for _ in range(4)] == [OK] * 4
+    assigned = [
+        wire.decode_payload(payload)
+        for batch in taken(scripted_log)
+        for event in batch.events
+        for _path, payload in event.assignments
+    ]
+    assert assigned == [0.1, 0.2, 0.1]
+
+
 async def test_the_window_stops_reading(
     scripted_log: ScriptedLog, connect: Connect, settings: Any
 ) -> None:
