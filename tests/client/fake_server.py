@@ -75,6 +75,7 @@ class FakeServer:
         self.policy = policy or (lambda _number, _batch: Answer())
         self.refuse_status: int | None = None
         self.version: dict[str, Any] = {"version": "0", "component": "fake"}
+        self.deleted_us: int | None = None
         self.received = Received()
         self.pages: dict[str, Response] = {}
         self._lock = threading.Lock()
@@ -140,6 +141,9 @@ class FakeServer:
         return None
 
     def _durable(self, writer: str) -> Response:
+        if self.deleted_us is not None:
+            answer = {"epoch": 0, "seq": 0, "part": None, "deleted_us": self.deleted_us}
+            return answer_json(answer)
         position = self.received.positions.get(writer)
         if position is None:
             return answer_json({"message": "Not Found"}, status=404)

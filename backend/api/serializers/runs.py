@@ -265,6 +265,11 @@ class DurableSerializer(serializers.Serializer[Any]):
     part = serializers.IntegerField(
         allow_null=True, help_text="Last stored part of a frame not yet stored whole."
     )
+    deleted_us = serializers.IntegerField(
+        allow_null=True,
+        help_text="When the run was deleted, microseconds since the epoch: what is "
+        "sent for it is dropped. Null for a run that is there.",
+    )
 
 
 class ExperimentRefSerializer(serializers.Serializer[Any]):

@@ -165,13 +165,19 @@ class RunViewSet(StoreViewSet):
     )
     @action(detail=True)
     def durable(self, request: Request, run_id: str) -> Response:
-        """Return how far a writer's frames have reached the store; 0 for not at all."""
+        """Return how far a writer's frames have reached the store; 0 for not at all.
+
+        Of a deleted run nothing has, and nothing will while its tombstone stands.
+        """
         writer = read_params(request, DurableParams)["writer"]
         return Response(self.read(lambda tr: self._durable(tr, run_id, writer)))
 
     def _durable(
         self, tr: ReadTransaction, run_id: str, writer: str
     ) -> dict[str, int | None]:
+        deleted_us = self.store.runs.find_tombstone(tr, run_id)
+        if deleted_us is not None:
+            return {"epoch": 0, "seq": 0, "part": None, "deleted_us": deleted_us}
         run = self.store.runs.get(tr, run_id)
         state = find_writer(tr, run.number, writer)
         whole = state.durable(writer) if state else None
@@ -180,6 +186,7 @@ class RunViewSet(StoreViewSet):
             "epoch": whole.epoch if whole else 0,
             "seq": whole.seq if whole else 0,
             "part": begun,
+            "deleted_us": None,
         }
 
 

@@ -8,11 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from matyan_client import artifacts, console
-from matyan_client.rest import NotFoundError, RestClient, ServerError
+from matyan_client.rest import TIMEOUT_S, NotFoundError, RestClient, ServerError
 from matyan_client.urls import BaseUrl
+
+
+class Watermark(NamedTuple):
+    """How far a writer's frames have reached the store.
+
+    Attributes:
+        epoch, seq: Every frame up to this position is stored.
+        deleted_us: When the run was deleted, microseconds since the epoch; then nothing
+            of it is stored, and what is sent is dropped. None for a run that is there.
+    """
+
+    epoch: int
+    seq: int
+    deleted_us: int | None = None
 
 
 class RunReader:
@@ -86,12 +100,25 @@ class RunReader:
         """Return the series by sequence type; of all types when none is named."""
         return self._info(sequence=list(kinds)).get("traces") or {}
 
-    def durable(self, writer: str) -> tuple[int, int] | None:
-        """Return (epoch, seq) the store holds of a writer, None if it does not say."""
+    def watermark(
+        self, writer: str, *, timeout_s: float = TIMEOUT_S
+    ) -> Watermark | None:
+        """Return what the store says of a writer's data, None if it does not say.
+
+        Args:
+            writer: The writer's id.
+            timeout_s: How long each step of asking may take.
+        """
+        path = f"runs/{self._run_id}/durable"
         try:
-            found = self._rest().get(f"runs/{self._run_id}/durable", writer=writer)
-            return int(found["epoch"]), int(found["seq"])
-        except (NotFoundError, ServerError, KeyError, TypeError, ValueError):
+            found = self._rest().get(path, timeout_s=timeout_s, writer=writer)
+            deleted_us = found.get("deleted_us")
+            return Watermark(
+                int(found["epoch"]),
+                int(found["seq"]),
+                None if deleted_us is None else int(deleted_us),
+            )
+        except (OSError, LookupError, TypeError, ValueError, AttributeError):
             return None
 
     def close(self) -> None:

@@ -65,13 +65,21 @@ class RestClient:
             trust_env=not backend.is_loopback,
         )
 
-    def get(self, path: str, **params: Any) -> JsonValue:
+    def get(
+        self, path: str, *, timeout_s: float = TIMEOUT_S, **params: Any
+    ) -> JsonValue:
         """Return the JSON at `path`.
+
+        Args:
+            path: The resource.
+            timeout_s: How long each step of the call may take.
+            params: The query.
 
         Raises:
             ServerError, NotFoundError, QueryError: As their names say.
         """
-        return self._call("GET", path, params=params).json()
+        response = self._call("GET", path, params=params, timeout=timeout_s)
+        return response.json()
 
     def iter_bytes(self, path: str, params: Mapping[str, Any]) -> Iterator[bytes]:
         """Yield the body at `path` as it arrives, all of it or an error.

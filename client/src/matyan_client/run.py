@@ -723,8 +723,9 @@ class Run:
         """Wait until the store itself holds all that was tracked before.
 
         Returns:
-            Whether it does; False when `timeout` seconds were not enough, or when the
-            server does not tell.
+            Whether it does; False when `timeout` seconds were not enough, when the
+            server does not tell, or, at once, when the run was deleted on the server
+            (`delivery.problem` says so).
 
         Raises:
             RuntimeError: If the run is read-only.
@@ -735,10 +736,12 @@ class Run:
             return False
         writer, epoch, seq = writing.position()
         while True:
-            durable = self._reader.durable(writer)
-            if durable is not None:
-                writing.note_durable(epoch=durable[0], seq=durable[1])
-                if durable >= (epoch, seq):
+            found = self._reader.watermark(writer)
+            if found is not None:
+                writing.note_watermark(found)
+                if found.deleted_us is not None:
+                    return False
+                if found[:2] >= (epoch, seq):
                     return True
             if time.monotonic() + _POLL_DURABLE_S > deadline:
                 return False

@@ -24,11 +24,13 @@ from matyan_client.delivery.gateway import Gateway
 from matyan_client.delivery.sender import Progress, Sender
 from matyan_client.delivery.uploads import Uploader, UploadProgress, progress_text
 from matyan_client.journal import directory as directories
-from matyan_client.journal.ledger import Ledger
+from matyan_client.journal.ledger import Cut, Ledger
 from matyan_client.journal.points import SeriesState
 from matyan_client.journal.writer import JournalEvent, JournalWriter
 from matyan_client.media import Media
 from matyan_client.objects import encode_stored
+from matyan_client.reading import RunReader, Watermark
+from matyan_client.rest import TIMEOUT_S
 from matyan_client.urls import BaseUrl, Endpoints
 from matyan_wire.batch import AUTO_STEP, METRIC, CreateRun, FinishRun, SeriesRef
 from matyan_wire.contexts import canonical_context
@@ -41,6 +43,11 @@ PATIENCE_S: Final = 3.0
 
 LOG_RECORDS: Final = "__log_records"
 TERMINAL_FULL: Final = "terminal_full"
+RUN_DELETED: Final = "run deleted on the server"
+"""Under this name everything acknowledged counts as dropped once that is known."""
+
+ASK_STORE_S: Final = 2.0
+"""How long `close` waits to hear whether the run is still there."""
 
 _MAX_CACHED_SERIES: Final = 1_000_000
 
@@ -56,7 +63,8 @@ class Delivery:
         accepted: Points stored in the local log: they outlive the process.
         sent: Of these, points handed to a connection at least once.
         acknowledged: Of these, points the server's event log holds durably.
-        durable: Of these, points the store is known to hold; `wait_durable` asks.
+        durable: Of these, points the store is known to hold; `wait_durable` asks. None
+            of a run that was deleted on the server.
         dropped: Points and events that could not be stored or were refused, and lines
             of output that could not be kept, by reason.
         connected: Whether a connection is open.
@@ -132,6 +140,8 @@ class RunWriter:
         self._closed = False
         self._durable = 0
         self._dropped_lines = 0
+        self._deleted_us: int | None = None
+        self._asked = not opening.resumed
         self._writer_id = ""
         self._ledger: Ledger | None = None
         self._sender: Sender | None = None
@@ -413,12 +423,27 @@ class RunWriter:
             gateway=Gateway(backend=backend, frontier=frontier),
             interval_s=self._interval_s,
             on_tick=self._tick,
-            on_acknowledged=lambda cut: journal.forget(
-                points=cut.points, events=cut.events
-            ),
+            on_acknowledged=lambda cut: self._acknowledged(journal, cut),
             expecting=lambda: uploader is not None and not uploader.idle(),
         )
         self._sender.start()
+
+    def _acknowledged(self, journal: JournalWriter, cut: Cut) -> None:
+        journal.forget(points=cut.points, events=cut.events)
+        if not self._asked:
+            # Once: an id that is used again may be that of a deleted run.
+            self._asked = True
+            threading.Thread(
+                target=self._ask_store, name="matyan-durable", daemon=True
+            ).start()
+
+    def _ask_store(self, timeout_s: float = TIMEOUT_S) -> None:
+        backend = self._opening.endpoints.backend
+        reader = RunReader(self._opening.run_id, backend)
+        found = reader.watermark(self._writer_id, timeout_s=timeout_s)
+        reader.close()
+        if found is not None:
+            self.note_watermark(found)
 
     def _make_uploader(
         self, journal: JournalWriter, backend: BaseUrl, frontier: BaseUrl | None
@@ -458,6 +483,8 @@ class RunWriter:
         dropped = journal.refused() if journal else {}
         if self._dropped_lines:
             dropped[TERMINAL_FULL] = self._dropped_lines
+        if deleted := self._count_deleted(progress):
+            dropped[RUN_DELETED] = deleted
         for refused in (progress.refused, uploading.refused):
             for reason, count in refused.items():
                 dropped[reason] = dropped.get(reason, 0) + count
@@ -465,10 +492,10 @@ class RunWriter:
             accepted=journal.accepted if journal else 0,
             sent=progress.sent,
             acknowledged=progress.acknowledged,
-            durable=self._durable,
+            durable=0 if self._deleted_us is not None else self._durable,
             dropped=dropped,
             connected=progress.connected,
-            problem=progress.problem or uploading.problem,
+            problem=self._deletion() or progress.problem or uploading.problem,
             address=progress.address or str(self._opening.endpoints.backend),
             journal=journal.path if journal else None,
             uploads=uploads,
@@ -484,11 +511,30 @@ class RunWriter:
         last = self._sender.progress.last if self._sender else None
         return (self._writer_id, last.epoch, last.seq) if last else ("", 0, 0)
 
-    def note_durable(self, *, epoch: int, seq: int) -> None:
-        """Note that the store holds all frames up to that position."""
-        if self._sender is not None:
-            points = self._sender.points_through(epoch=epoch, seq=seq)
+    def note_watermark(self, found: Watermark) -> None:
+        """Note what the store says of this writer's data."""
+        self._deleted_us = found.deleted_us
+        if (deletion := self._deletion()) is not None:
+            console.warn(
+                f"{deletion} Nothing of it is stored any more, and what is tracked now "
+                "is dropped there. Track into a new run, with another id.",
+                key=f"deleted {self._opening.run_id}",
+            )
+        elif self._sender is not None:
+            points = self._sender.points_through(epoch=found.epoch, seq=found.seq)
             self._durable = max(self._durable, points)
+
+    def _deletion(self) -> str | None:
+        if self._deleted_us is None:
+            return None
+        at = attributes.from_epoch(self._deleted_us // 1_000_000)
+        return f"run {self._opening.run_id} was deleted on the server at {at}."
+
+    def _count_deleted(self, progress: Progress) -> int:
+        if self._deleted_us is None:
+            return 0
+        sent = progress.last.points + progress.last.events
+        return max(0, sent - sum(progress.refused.values()))
 
     def flush(self, *, timeout_s: float) -> bool:
         """Wait until the server holds all that was written before, uploads too."""
@@ -524,7 +570,12 @@ class RunWriter:
             return
         if journal.path is not None:
             directories.mark_closed(journal.path)
+        began = time.monotonic()
         complete = sender is not None and self._finish(sender, timeout_s)
+        left_s = began + timeout_s - time.monotonic()
+        if complete and left_s > 0:
+            # Connecting and the answer may take so long each.
+            self._ask_store(min(ASK_STORE_S, left_s) / 2)
         self._name_losses()
         journal.close(remove=complete)
         if self._ledger is not None and complete:
@@ -600,6 +651,7 @@ class RunWriter:
         self._counts = False
         self._forked = True
         self._durable = self._dropped_lines = 0
+        self._deleted_us = None
 
     @property
     def closed(self) -> bool:

@@ -1,6 +1,7 @@
 """One run over HTTP: reading it, changing it, deleting it."""
 
 import math
+import time
 
 import pytest
 
@@ -240,12 +241,24 @@ def test_the_durable_watermark_follows_the_writer(api, writer, run):
         "epoch": 0,
         "seq": 0,
         "part": None,
+        "deleted_us": None,
     }
     writer.send(run, position=wire.Position(2, 7, writer="w"))
     whole = api.get(f"runs/{run}/durable/?writer=w").json()
     writer.send(run, position=wire.Position(2, 8, 0, last_part=False, writer="w"))
     begun = api.get(f"runs/{run}/durable?writer=w").json()
 
-    assert whole == {"epoch": 2, "seq": 7, "part": None}
-    assert begun == {"epoch": 2, "seq": 7, "part": 0}
+    assert whole == {"epoch": 2, "seq": 7, "part": None, "deleted_us": None}
+    assert begun == {"epoch": 2, "seq": 7, "part": 0, "deleted_us": None}
     assert api.get(f"runs/{run}/durable").status_code == 422
+
+
+def test_the_durable_watermark_of_a_deleted_run_says_so(api, writer, run):
+    writer.send(run, position=wire.Position(2, 7, writer="w"))
+    before_us = time.time_ns() // 1000
+    api.delete(f"runs/{run}")
+    writer.send(run, position=wire.Position(2, 8, writer="w"))
+    found = api.get(f"runs/{run}/durable?writer=w").json()
+
+    assert before_us <= found.pop("deleted_us") <= time.time_ns() // 1000
+    assert found == {"epoch": 0, "seq": 0, "part": None}

@@ -279,6 +279,50 @@ def test_durable_is_not_assumed(open_run):
         assert run.delivery.durable == 0
 
 
+def test_a_deleted_run_is_noticed_while_waiting(server, open_run, capsys):
+    run = open_run(server.url)
+    track(run, 0, 10)
+    assert run.wait_durable(5)
+    server.deleted_us = 1_700_000_000_000_000
+    track(run, 10, 20)
+    assert not run.wait_durable(3600)  # at once, or this test would not end
+    delivery = run.delivery
+    assert (delivery.acknowledged, delivery.durable) == (20, 0)
+    assert delivery.dropped == {"run deleted on the server": 21}  # create_run, too
+    assert "was deleted on the server at 2023-11-14 22:13:20+00:00" in delivery.problem
+    assert not run.wait_durable(3600)
+    assert capsys.readouterr().err.count("was deleted on the server") == 1
+    server.deleted_us = None  # its tombstone was cleared
+    assert run.wait_durable(5)
+    assert run.delivery.dropped == {}
+
+
+def test_a_deleted_run_is_noticed_at_the_end(server, open_run, capsys):
+    server.deleted_us = 1_700_000_000_000_000
+    run = open_run(server.url)
+    track(run, 0, 10)
+    run.close()
+    said = capsys.readouterr().err
+    assert f"run {run.hash} was deleted on the server" in said
+    assert "12 dropped: 12 run deleted on the server" in said
+
+
+def test_a_run_opened_by_the_id_of_a_deleted_one_is_noticed(server, open_run, capsys):
+    server.deleted_us = 1_700_000_000_000_000
+    run = open_run(server.url, "again")
+    track(run, 0, 10)
+    assert wait_until(lambda: run.delivery.dropped)
+    assert "run again was deleted on the server" in capsys.readouterr().err
+
+
+def test_a_server_that_does_not_tell_of_deletions_costs_nothing(open_run):
+    with FakeServer(policy=lambda *_: Answer(keep=False)) as server:
+        run = open_run(server.url, "again")
+        track(run, 0, 10)
+        run.close()
+        assert (run.delivery.problem, run.delivery.dropped) == (None, {})
+
+
 def test_a_server_without_the_subprotocol_is_spoken_to_in_json(open_run):
     with FakeServer(binary=False) as server:
         run = open_run(server.url)
