@@ -10,69 +10,37 @@ Design note: docs/subsystems/sdk.md
 from __future__ import annotations
 
 import math
-import operator
-import os
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
-from pathlib import Path
 from time import time_ns
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, SupportsFloat, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from typing_extensions import override
 
-from matyan_client import (
-    _env,
-    artifacts,
-    attributes,
-    console,
-    lifecycle,
-    objects,
-    system,
-)
+from matyan_client import _env, attributes, console, lifecycle, system
 from matyan_client.access import choose_endpoints
-from matyan_client.attributes import Key
-from matyan_client.media import Audio, Image, Media
 from matyan_client.reading import RunReader
+from matyan_client.run_files import FilesPart
+from matyan_client.run_properties import PropertiesPart, check_property
+from matyan_client.run_tracking import TrackingPart
 from matyan_client.terminal import TerminalCapture
-from matyan_client.writing import Context, Delivery, Opening, RunWriter
-from matyan_wire.batch import (
-    AddTag,
-    DeleteAttributes,
-    RemoveTag,
-    SetAttributes,
-    SetProperties,
-)
-from matyan_wire.limits import (
-    MAX_DESCRIPTION_BYTES,
-    MAX_ENTITY_NAME_BYTES,
-    MAX_TAG_NAME_BYTES,
-    is_run_id,
-)
+from matyan_client.writing import Delivery, Opening, RunWriter
+from matyan_wire.limits import MAX_ENTITY_NAME_BYTES, is_run_id
 
 if TYPE_CHECKING:
     from matyan_client.repo import Repo
 
 CLOSE_BUDGET_S: Final = 10.0
 STRICT_TIMEOUT_S: Final = 15.0
-BLOCK_STALL_S: Final = 120.0
-"""How long nothing may get on while somebody waits for an upload."""
 
-_NAN: Final = math.nan
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-_TEXT_PROPERTIES: Final[dict[str, Callable[[str], SetProperties]]] = {
-    "name": lambda text: SetProperties(name=text),
-    "description": lambda text: SetProperties(description=text),
-    "experiment": lambda text: SetProperties(experiment=text),
-}
 _POLL_DURABLE_S: Final = 0.05
 
 
-class Run:
+class Run(TrackingPart, PropertiesPart, FilesPart):
     """A run.
 
     Args:
@@ -118,7 +86,7 @@ class Run:
         interval_s = system.check_interval(system_tracking_interval)
         strict, terminal = _env.STRICT.get(), _env.CAPTURE_TERMINAL.get()
         if experiment is not None:
-            _check_property("experiment", experiment, MAX_ENTITY_NAME_BYTES)
+            check_property("experiment", experiment, MAX_ENTITY_NAME_BYTES)
         endpoints = choose_endpoints(
             repo, frontier_url, token=token, ca_bundle=ca_bundle, verify=verify
         )
@@ -174,480 +142,6 @@ class Run:
             problem = progress.problem or f"no connection in {STRICT_TIMEOUT_S:.0f} s"
             raise ConnectionError(problem)
 
-    def _writing(self) -> RunWriter:
-        if self._writer is None:
-            msg = f"run {self._hash} is read-only; open it with Run({self._hash!r})"
-            raise RuntimeError(msg)
-        return self._writer
-
-    # Tracking.
-
-    def track(
-        self,
-        value: Any,
-        name: str | None = None,
-        step: int | None = None,
-        epoch: float | None = None,
-        *,
-        context: Context | None = None,
-    ) -> None:
-        """Store one point, a mapping of points, or one object.
-
-        It is in the local log when this returns: it survives the process, whatever
-        kills it. Nothing is raised for the network or the disk; what the local log has
-        no room for is counted in `delivery.dropped`. Safe from any thread.
-
-        Args:
-            value: A number (NaN and infinities are data), a mapping of names to
-                numbers, an object such as `Text` or `Image`, or a list of `Text`,
-                `Image` or `Audio` objects of one class.
-            name: The series; not given with a mapping.
-            step: Its place; None counts from 0 in each series, or goes on behind the
-                greatest in a run that is resumed.
-            epoch: The training epoch, may be fractional.
-            context: What else tells the series apart, e.g. `{"subset": "train"}`.
-
-        Raises:
-            TypeError, ValueError: If an argument cannot be used.
-            RuntimeError: If the run is closed or read-only.
-        """
-        if type(value) is not float:
-            if not isinstance(value, (int, float)):
-                kind = getattr(value, "kind", None)
-                if isinstance(value, Mapping):
-                    points = cast("Mapping[str, Any]", value)
-                    self._track_mapping(points, name, step, epoch, context)
-                    return
-                if isinstance(kind, str) and callable(getattr(value, "json", None)):
-                    self._track_object(value, name, step, epoch, context)
-                    return
-                if isinstance(value, (list, tuple)) and value:
-                    items = cast("Sequence[object]", value)
-                    self._track_list(items, name, step, epoch, context)
-                    return
-            value = _number(value, name)
-        if step is not None and type(step) is not int:
-            step = _step(step)
-        try:
-            self._store(
-                value,
-                name,
-                step,
-                _NAN if epoch is None else epoch,
-                context,
-                time_ns() // 1000,
-            )
-        except AttributeError:
-            self._writing()
-            raise
-
-    def _track_mapping(
-        self,
-        values: Mapping[str, Any],
-        name: str | None,
-        step: int | None,
-        epoch: float | None,
-        context: Context | None,
-    ) -> None:
-        if name is not None:
-            msg = "track() takes a mapping of names to values, or a name, not both"
-            raise ValueError(msg)
-        # All are checked before the first is stored: a mapping is stored whole.
-        numbers = [
-            (key, value if type(value) is float else _number(value, key))
-            for key, value in values.items()
-        ]
-        if step is not None and type(step) is not int:
-            step = _step(step)
-        age = _NAN if epoch is None else epoch
-        now_us = time_ns() // 1000
-        store = self._writing().track
-        for key, number in numbers:
-            store(number, key, step, age, context, now_us)
-
-    def _track_object(
-        self,
-        value: objects.TrackedObject | Media,
-        name: str | None,
-        step: int | None,
-        epoch: float | None,
-        context: Context | None,
-    ) -> None:
-        place = _place(step, epoch)
-        if isinstance(value, Media):
-            self._writing().write_media(
-                name, [value], is_list=False, context=context, **place
-            )
-            return
-        encoded = objects.encode_object(value)
-        self._writing().write_object(
-            value.kind, name, encoded, context=context, **place
-        )
-
-    def _track_list(
-        self,
-        values: Sequence[object],
-        name: str | None,
-        step: int | None,
-        epoch: float | None,
-        context: Context | None,
-    ) -> None:
-        kind = type(values[0])
-        if not issubclass(kind, (Image, Audio, objects.Text)) or any(
-            type(value) is not kind for value in values
-        ):
-            msg = (
-                f"{name!r}: a list holds Image, Audio or Text objects, all of one "
-                f"class; this one begins with {kind.__name__}"
-            )
-            raise TypeError(msg)
-        place = _place(step, epoch)
-        if issubclass(kind, Media):
-            items = list(cast("Sequence[Media]", values))
-            self._writing().write_media(
-                name, items, is_list=True, context=context, **place
-            )
-            return
-        texts = [value.json() for value in cast("Sequence[objects.Text]", values)]
-        encoded = objects.encode_stored(texts)
-        self._writing().write_object(
-            objects.Text.kind, name, encoded, context=context, **place
-        )
-
-    # Attributes.
-
-    def __setitem__(self, key: Key, value: Any) -> None:
-        path = attributes.parse_key(key)
-        plain, encoded = attributes.encode_value(path, value)
-        self._writing().write(SetAttributes([(list(path), encoded)]))
-        self._overlay.assign(path, plain)
-
-    def __getitem__(self, key: Key) -> Any:
-        path = attributes.parse_key(key)
-        return attributes.find(self._attributes(), path)
-
-    def __delitem__(self, key: Key) -> None:
-        path = attributes.parse_key(key)
-        self._writing().write(DeleteAttributes([list(path)]))
-        self._overlay.delete(path)
-
-    def set(self, key: Key, value: Any) -> None:
-        """Assign an attribute; replaces what stands there, nothing above.
-
-        Raises:
-            TypeError, ValueError: If key or value cannot be stored.
-            RuntimeError: If the run is closed or read-only.
-        """
-        self[key] = value
-
-    def get(self, key: Key, default: Any = None) -> Any:
-        """Return an attribute, or `default`."""
-        try:
-            return self[key]
-        except KeyError:
-            return default
-
-    def _attributes(self) -> dict[str, Any]:
-        stored: Mapping[str, Any] = {} if self._is_own() else self._reader.params()
-        return self._overlay.apply(stored)
-
-    def _is_own(self) -> bool:
-        """Whether nobody else can have written to the run."""
-        return self._created and self._writer is not None and not self._writer.forked
-
-    # Properties.
-
-    @property
-    def hash(self) -> str:
-        """The run's id."""
-        return self._hash
-
-    @property
-    def name(self) -> str | None:
-        """The run's name."""
-        return cast("str | None", self._property("name", f"Run: {self._hash}"))
-
-    @name.setter
-    def name(self, value: str) -> None:
-        self._set_text("name", value, MAX_ENTITY_NAME_BYTES)
-
-    @property
-    def description(self) -> str | None:
-        """The run's description."""
-        return cast("str | None", self._property("description", ""))
-
-    @description.setter
-    def description(self, value: str) -> None:
-        self._set_text("description", value, MAX_DESCRIPTION_BYTES)
-
-    @property
-    def experiment(self) -> str | None:
-        """Name of the run's experiment."""
-        if "experiment" in self._properties or self._is_own():
-            return cast("str | None", self._properties.get("experiment"))
-        props = self._reader.props()
-        found = cast("dict[str, str | None] | None", props.get("experiment"))
-        return found.get("name") if found else None
-
-    @experiment.setter
-    def experiment(self, value: str) -> None:
-        self._set_text("experiment", value, MAX_ENTITY_NAME_BYTES)
-
-    @property
-    def archived(self) -> bool | None:
-        """Whether the run is archived."""
-        return cast("bool | None", self._property("archived", default=False))
-
-    @archived.setter
-    def archived(self, value: bool) -> None:
-        self._writing().write(SetProperties(archived=bool(value)))
-        self._properties["archived"] = bool(value)
-
-    def _property(self, name: str, default: Any) -> Any:
-        if name in self._properties:
-            return self._properties[name]
-        return default if self._is_own() else self._reader.props().get(name)
-
-    def _set_text(self, name: str, value: Any, limit: int) -> None:
-        _check_property(name, value, limit)
-        self._writing().write(_TEXT_PROPERTIES[name](value))
-        self._properties[name] = value
-
-    def add_tag(self, value: str) -> None:
-        """Attach a tag; it is created if missing.
-
-        Raises:
-            TypeError, ValueError: If it cannot be a tag's name.
-            RuntimeError: If the run is closed or read-only.
-        """
-        self._writing().write(AddTag(_check_tag(value)))
-
-    def remove_tag(self, name: str) -> None:
-        """Detach a tag; nothing happens if it is not attached.
-
-        Raises:
-            TypeError, ValueError: If it cannot be a tag's name.
-            RuntimeError: If the run is closed or read-only.
-        """
-        self._writing().write(RemoveTag(_check_tag(name)))
-
-    @property
-    def tags(self) -> list[str]:
-        """Names of the tags the server knows of; empty if it cannot be asked."""
-        found = cast("list[dict[str, str]]", self._reader.props().get("tags") or [])
-        return [tag["name"] for tag in found]
-
-    @property
-    def props(self) -> dict[str, Any]:
-        """Everything the server says of the run; empty if it cannot be asked."""
-        return self._reader.props()
-
-    @property
-    def artifacts(self) -> list[dict[str, Any]]:
-        """Artifacts the server knows of: name, path, uri."""
-        return self._reader.artifacts()
-
-    @property
-    def creation_time(self) -> float:
-        """When the run began, seconds since the epoch; NaN if that is not known."""
-        if self._is_own():
-            return self._opened_s
-        return float(self._reader.props().get("creation_time") or _NAN)
-
-    @property
-    def created_at(self) -> datetime | None:
-        """When the run began, UTC."""
-        seconds = self.creation_time
-        return None if math.isnan(seconds) else attributes.from_epoch(seconds)
-
-    @property
-    def end_time(self) -> float | None:
-        """When the run ended, seconds since the epoch; None while it is active."""
-        if self._closed_s is not None or self._is_own():
-            return self._closed_s
-        found = self._reader.props().get("end_time")
-        return None if found is None else float(found)
-
-    @property
-    def finalized_at(self) -> datetime | None:
-        """When the run ended, UTC; None while it is active."""
-        seconds = self.end_time
-        return None if seconds is None else attributes.from_epoch(seconds)
-
-    @property
-    def duration(self) -> float:
-        """Seconds from the beginning to the end, or to now."""
-        end = self.end_time
-        return (time_ns() / 1e9 if end is None else end) - self.creation_time
-
-    @property
-    def active(self) -> bool:
-        """Whether the run goes on."""
-        if self._writer is not None:
-            return not self._writer.closed
-        return bool(self._reader.props().get("active"))
-
-    # Reading.
-
-    def metrics(self) -> list[dict[str, Any]]:
-        """Return the metric series: `{name, context, last_value}` each."""
-        return self._reader.traces("metric")
-
-    def get_metric(
-        self, name: str, context: Context | None = None
-    ) -> dict[str, Any] | None:
-        """Return one metric series as `metrics()` gives it, None if there is none."""
-        wanted = (name, dict(context or {}))
-        found = (
-            trace
-            for trace in self.metrics()
-            if (trace["name"], trace["context"]) == wanted
-        )
-        return next(found, None)
-
-    def collect_sequence_info(self, types: tuple[str, ...] = ()) -> dict[str, Any]:
-        """Return all series by sequence type, or those of `types`."""
-        return self._reader.all_traces(types)
-
-    # Artifacts.
-
-    def log_artifact(
-        self,
-        path: str | os.PathLike[str],
-        name: str | None = None,
-        block: bool = False,  # noqa: FBT001, FBT002 - as Aim has it
-    ) -> bool:
-        """Upload a file as an artifact of the run, in the background.
-
-        What is uploaded is the file as it is now, if it is at most 64 MB
-        (`MATYAN_UPLOAD_COPY_MAX_BYTES`) or the file system can clone it: then the local
-        log has a copy. A larger one is uploaded from where it is, and must stay as it
-        is until it is uploaded: if it is changed, it is not uploaded, which is said
-        and counted in `delivery.dropped`. It may be renamed or deleted, if the local
-        log is on the same file system.
-
-        The upload outlives the process, as points do. Logging a name again replaces
-        the artifact.
-
-        Args:
-            path: The file.
-            name: What it is called in the run, "/" between components; the file's own
-                name by default.
-            block: Whether to wait until it is uploaded, or nothing has got on for
-                two minutes.
-
-        Returns:
-            Without `block`, whether the local log took it; with it, whether the blob
-            store did.
-
-        Raises:
-            TypeError, ValueError: If the name cannot be used.
-            OSError: If there is no such file, or it cannot be read.
-            RuntimeError: If the run is closed or read-only.
-        """
-        source = Path(path)
-        writing = self._writing()
-        target = artifacts.artifact_path(source.name if name is None else name)
-        if source.is_dir():
-            msg = f"{source} is a directory; use log_artifacts()"
-            raise IsADirectoryError(msg)
-        indices = self._log_files(writing, [(target, source)])
-        if not block:
-            return bool(indices)
-        return bool(writing.wait_uploaded(indices, stall_s=BLOCK_STALL_S))
-
-    def log_artifacts(
-        self,
-        path: str | os.PathLike[str],
-        name: str | None = None,
-        block: bool = False,  # noqa: FBT001, FBT002 - as Aim has it
-    ) -> int:
-        """Upload the files below a directory, as `log_artifact` does each.
-
-        Args:
-            path: The directory.
-            name: Put before the files' relative paths.
-            block: Whether to wait until they are uploaded.
-
-        Returns:
-            How many were taken, or with `block` uploaded.
-
-        Raises:
-            TypeError, ValueError: If a name cannot be used; then nothing is uploaded.
-            OSError: If there is no such directory, or a file cannot be read.
-            RuntimeError: If the run is closed or read-only.
-        """
-        directory = Path(path)
-        writing = self._writing()
-        if not directory.is_dir():
-            msg = f"{directory} is no directory"
-            raise NotADirectoryError(msg)
-        prefix = "" if name is None else f"{artifacts.artifact_path(name)}/"
-        found = [
-            (artifacts.artifact_path(prefix + relative), file)
-            for relative, file in artifacts.iter_files(directory)
-        ]
-        indices = self._log_files(writing, found)
-        if not block:
-            return len(indices)
-        return writing.wait_uploaded(indices, stall_s=BLOCK_STALL_S)
-
-    def _log_files(
-        self, writing: RunWriter, files: Sequence[tuple[str, Path]]
-    ) -> list[int]:
-        indices: list[int] = []
-        for target, source in files:
-            kind = artifacts.guess_content_type(target)
-            index = writing.write_file(target, source, content_type=kind)
-            if index is not None:
-                indices.append(index)
-        return indices
-
-    def get_artifact(self, name: str) -> bytes:
-        """Return an artifact's bytes. For large ones there is `download_artifact`.
-
-        Raises:
-            NotFoundError: If the server does not have it (yet).
-            ServerError: If the server cannot be asked.
-        """
-        return b"".join(self._reader.iter_artifact(artifacts.artifact_path(name)))
-
-    def download_artifact(self, name: str, dest: str | os.PathLike[str]) -> Path:
-        """Write an artifact to a file, whole or not at all; return its path.
-
-        Args:
-            name: The artifact.
-            dest: The file, or a directory that is there already: then the artifact's
-                last component names the file.
-
-        Raises:
-            NotFoundError: If the server does not have it (yet).
-            ServerError: If the server cannot be asked, or stops in the middle.
-            OSError: If the file cannot be written.
-        """
-        path = artifacts.artifact_path(name)
-        target = Path(dest)
-        if target.is_dir():
-            target /= path.rpartition("/")[2]
-        return self._reader.download(path, target)
-
-    def download_artifacts(self, dest_dir: str | os.PathLike[str]) -> list[Path]:
-        """Write all artifacts below a directory; return the files' paths.
-
-        Raises:
-            NotFoundError: If the server does not have the run.
-            ServerError: If the server cannot be asked, or stops in the middle.
-            ValueError: If an artifact's path leads out of the directory.
-            OSError: If a file cannot be written.
-        """
-        directory = Path(dest_dir)
-        paths = self._reader.list_artifacts()
-        targets = [artifacts.local_path(directory, path) for path in paths]
-        return [
-            self._reader.download(path, target)
-            for path, target in zip(paths, targets, strict=True)
-        ]
-
     # Logs.
 
     def log_debug(self, msg: str, **kwargs: Any) -> None:
@@ -689,7 +183,7 @@ class Run:
         self, name: str, value: float, context: dict[str, Any] | None
     ) -> None:
         if self._writer is not None and not self._writer.closed:
-            self._writer.track(value, name, None, _NAN, context, time_ns() // 1000)
+            self._writer.track(value, name, None, math.nan, context, time_ns() // 1000)
 
     def _store_system_params(self) -> None:
         try:
@@ -803,18 +297,6 @@ class Run:
         return f"Run({self._hash!r}, repo={str(self._reader.backend)!r})"
 
 
-def _place(step: int | None, epoch: float | None) -> dict[str, Any]:
-    """Return step and epoch as the writer takes them.
-
-    Raises:
-        TypeError: If they are no numbers.
-    """
-    return {
-        "step": None if step is None else _step(step),
-        "epoch": _NAN if epoch is None else float(epoch),
-    }
-
-
 def _check_hash(run_hash: Any) -> str:
     if run_hash is None:
         return uuid.uuid4().hex
@@ -828,52 +310,3 @@ def _check_hash(run_hash: Any) -> str:
         )
         raise ValueError(msg)
     return run_hash
-
-
-def _check_property(name: str, value: Any, limit: int) -> None:
-    if not isinstance(value, str):
-        msg = f"a run's {name} is text, not {type(value).__name__}"
-        raise TypeError(msg)
-    if len(value.encode()) > limit:
-        msg = f"a run's {name} takes at most {limit} bytes"
-        raise ValueError(msg)
-
-
-def _check_tag(name: Any) -> str:
-    if not isinstance(name, str):
-        msg = f"a tag's name is text, not {type(name).__name__}"
-        raise TypeError(msg)
-    if not name.strip() or len(name.encode()) > MAX_TAG_NAME_BYTES:
-        msg = f"a tag's name has 1 to {MAX_TAG_NAME_BYTES} bytes"
-        raise ValueError(msg)
-    return name
-
-
-def _number(value: Any, name: object) -> float:
-    if isinstance(value, (str, bytes, bytearray)):
-        msg = f"{name!r}: {type(value).__name__} is not a number; wrap text in Text()"
-        raise TypeError(msg)
-    try:
-        return float(cast("SupportsFloat", value))
-    except OverflowError as error:
-        msg = f"{name!r}: {value} is too large for a float64"
-        raise ValueError(msg) from error
-    except TypeError as error:
-        msg = (
-            f"{name!r}: a {type(value).__name__} cannot be tracked; give a number, a "
-            "mapping of numbers, or Image, Audio, Text, Distribution or Figure"
-        )
-        raise TypeError(msg) from error
-
-
-def _step(step: Any) -> int:
-    try:
-        return operator.index(step)
-    except TypeError:
-        if isinstance(step, float) and step.is_integer():
-            return int(step)
-        convert: Callable[[], Any] | None = getattr(step, "item", None)
-        if convert is not None:
-            return _step(convert())
-        msg = f"a step is a whole number, not {step!r}"
-        raise TypeError(msg) from None
