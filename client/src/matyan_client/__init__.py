@@ -15,10 +15,10 @@ from matyan_client.object_series import (
     StoredImage,
 )
 from matyan_client.objects import Distribution, Figure, Text
+from matyan_client.outlet import Delivery
 from matyan_client.repo import Repo, Series
 from matyan_client.rest import NotFoundError, QueryError, ServerError
 from matyan_client.run import Run
-from matyan_client.writing import Delivery
 
 __all__ = [
     "Audio",

@@ -22,12 +22,13 @@ from typing_extensions import override
 
 from matyan_client import _env, attributes, console, lifecycle, system
 from matyan_client.access import choose_endpoints
+from matyan_client.outlet import Delivery, Opening
 from matyan_client.reading import RunReader
 from matyan_client.run_files import FilesPart
 from matyan_client.run_properties import PropertiesPart, check_property
 from matyan_client.run_tracking import TrackingPart
 from matyan_client.terminal import TerminalCapture
-from matyan_client.writing import Delivery, Opening, RunWriter
+from matyan_client.writing import RunWriter
 from matyan_wire.limits import MAX_ENTITY_NAME_BYTES, is_run_id
 
 if TYPE_CHECKING:

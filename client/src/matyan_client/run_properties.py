@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 from matyan_client import attributes
 from matyan_client.attributes import Key
 from matyan_client.run_base import RunBase
-from matyan_client.writing import Context
+from matyan_client.series_refs import Context
 from matyan_wire.batch import (
     AddTag,
     DeleteAttributes,

@@ -11,7 +11,7 @@ from typing import Any, Final, SupportsFloat, cast
 from matyan_client import objects
 from matyan_client.media import Audio, Image, Media
 from matyan_client.run_base import RunBase
-from matyan_client.writing import Context
+from matyan_client.series_refs import Context
 
 _NAN: Final = math.nan
 

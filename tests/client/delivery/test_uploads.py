@@ -392,7 +392,7 @@ def test_close_keeps_its_budget_whatever_the_store_does(
 def test_the_waits_of_a_failing_store_end_close_early(
     server, blobs, open_run, file, monkeypatch
 ):
-    monkeypatch.setattr("matyan_client.writing.PATIENCE_S", 0.3)
+    monkeypatch.setattr("matyan_client.outlet.PATIENCE_S", 0.3)
     blobs.policy = lambda *_: Trouble(status=503)
     run = open_run(server.url)
     run.log_artifact(file)
