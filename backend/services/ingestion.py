@@ -4,10 +4,13 @@
 1 MB that hold many records of many runs (a commit costs an fsync), and seals the runs
 whose tail has grown. A batch too large for one transaction is spread over several.
 
-What can never be applied is returned with its reason and its neighbours are applied: an
-event without the rest of its record, otherwise the whole record. When it shows only in
-a transaction, the records behind it are returned unapplied, for after it has been set
-aside: their positions would make it look applied if it had to be delivered again.
+What can never be applied is returned with its reason and its neighbours are applied:
+events without the rest of their record, otherwise the whole record. When it shows only
+in a transaction, the records behind it are returned unapplied, for after it has been
+set aside: their positions would make it look applied if it had to be delivered again.
+
+A transaction that stays too large or too slow is split: into its records, and a single
+record into smaller shares. One that cannot be stored even so is returned as well.
 
 Failures of the store itself are raised: nothing is skipped, and the caller delivers the
 same records again.
@@ -20,26 +23,34 @@ Design note: docs/subsystems/storage.md#ingestion
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from backend.bus.base import Record
 from backend.errors import (
     FormatError,
+    InvalidInputError,
     KeyTooLargeError,
     MatyanError,
     StoreError,
     TransactionTooLargeError,
+    TransactionTooOldError,
     ValueTooLargeError,
 )
+from backend.services.allowance import Allowance
 from backend.services.ingestion_batches import (
     NEW_SERIES_BYTES,
     IncomingBatch,
     decode_record,
-    split_event,
+    split_events,
 )
-from backend.services.run_writing import EventRefusedError, RunWrite, Verdict, open_run
+from backend.services.run_writing import (
+    EventsRefusedError,
+    RunWrite,
+    Verdict,
+    open_run,
+)
 from backend.storage.engine.base import ReadTransaction, Transaction
 from backend.storage.repositories.run_state import find_writer, seal_is_due
 from matyan_wire.batch import Position
@@ -50,14 +61,19 @@ if TYPE_CHECKING:
 MAX_TRANSACTION_BYTES: Final = 1024 * 1024
 MAX_TRANSACTION_RECORDS: Final = 500
 
-_IMPOSSIBLE: Final = (
-    FormatError,
-    KeyTooLargeError,
-    TransactionTooLargeError,
-    ValueTooLargeError,
-)
+_SPLIT: Final = (TransactionTooLargeError, TransactionTooOldError)
+"""Store errors that smaller transactions may avoid. The engine has tried again itself
+for as long as it takes a passing trouble to pass."""
+
+_IMPOSSIBLE: Final = (FormatError, KeyTooLargeError, ValueTooLargeError, *_SPLIT)
 """Store errors that come from the record, or from what its run has stored: delivering
 it again would stop the loop for every other run."""
+
+SHARES: Final = (1, 8, 64)
+"""What a record that meets one of `_SPLIT` by itself is tried with, one after the
+other: of all that a transaction takes on, one part in so many."""
+
+_REASONS_TOLD: Final = 5
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +87,7 @@ class ApplyResult:
         skipped: Records that had been applied before, or were of a stale epoch.
         dropped: Records of deleted runs.
         poison: Records that can never be applied, with the reason. A record of which
-            only events are refused is replaced by one of each such event.
+            only events are refused is replaced by one of these events.
         points: Points stored.
         sealed_points: Points moved from tails into chunks.
         rest: Records to apply once the poison has been set aside.
@@ -162,15 +178,25 @@ def _apply_group(
     store: Store, group: Sequence[IncomingBatch], result: ApplyResult
 ) -> list[Record]:
     """Apply the group up to a record that cannot be; return what is left behind it."""
+    shares = iter(SHARES)
+    share = next(shares)
     while group:
         try:
-            outcome = _transact(store, group)
-        except (MatyanError, EventRefusedError) as error:
+            outcome = _transact(store, group, share)
+        except EventsRefusedError as error:
+            return _refuse_events(group, error, result)
+        except MatyanError as error:
             if isinstance(error, StoreError) and not isinstance(error, _IMPOSSIBLE):
                 raise
             if len(group) > 1:
                 return _apply_singly(store, group, result)
-            return _refuse(result, group[0], error)
+            smaller = next(shares, None) if isinstance(error, _SPLIT) else None
+            if smaller is None:
+                _reject(result, group[0].record, error)
+                return []
+            store.engine.check()  # a store in trouble is not the record's fault
+            share = smaller
+            continue
         result.applied += outcome.verdicts.count(Verdict.APPLIED)
         result.skipped += outcome.verdicts.count(Verdict.SKIPPED)
         result.dropped += outcome.verdicts.count(Verdict.DROPPED)
@@ -192,32 +218,41 @@ def _apply_singly(
     return []
 
 
-def _refuse(
-    result: ApplyResult, item: IncomingBatch, error: MatyanError | EventRefusedError
+def _refuse_events(
+    group: Sequence[IncomingBatch], error: EventsRefusedError, result: ApplyResult
 ) -> list[Record]:
-    if isinstance(error, EventRefusedError):
-        event, rest = split_event(item, error.index)
-        _reject(result, event, error.reason)
-        return [rest]
-    _reject(result, item.record, error)
-    return []
+    refused, others = split_events(group[0], error.reasons)
+    _reject(result, refused, _told(error.reasons))
+    return [others, *(item.record for item in group[1:])]
 
 
-def _transact(store: Store, group: Sequence[IncomingBatch]) -> _Outcome:
-    return store.engine.transact(lambda tr: _apply_in(tr, store, group))
+def _told(reasons: Mapping[int, InvalidInputError]) -> InvalidInputError:
+    first = next(iter(reasons.values()))
+    if len(reasons) == 1:
+        return first
+    different = list(dict.fromkeys(str(reason) for reason in reasons.values()))
+    return InvalidInputError(
+        field="events", refused=len(reasons), reasons=different[:_REASONS_TOLD]
+    )
+
+
+def _transact(store: Store, group: Sequence[IncomingBatch], share: int) -> _Outcome:
+    return store.engine.transact(lambda tr: _apply_in(tr, store, group, share))
 
 
 def _apply_in(
-    tr: Transaction, store: Store, group: Sequence[IncomingBatch]
+    tr: Transaction, store: Store, group: Sequence[IncomingBatch], share: int
 ) -> _Outcome:
     """Apply the group up to the first batch that does not fit."""
     outcome = _Outcome()
+    allowance = Allowance(share)
     for item in group:
         if item.run_id not in outcome.writes:
-            outcome.writes[item.run_id] = open_run(tr, store, item)
+            outcome.writes[item.run_id] = open_run(tr, store, item, allowance)
         write = outcome.writes[item.run_id]
         verdict = Verdict.DROPPED if write is None else write.apply(item)
         outcome.verdicts.append(verdict)
+        allowance.is_fresh = False
         if verdict is Verdict.UNFINISHED:
             break
     for write in outcome.writes.values():

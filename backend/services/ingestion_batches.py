@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final
@@ -33,6 +33,7 @@ from matyan_wire.batch import (
     METRIC,
     UNKNOWN_TIME,
     Batch,
+    DeleteAttributes,
     Envelope,
     ObjectColumns,
     PointColumns,
@@ -42,6 +43,8 @@ from matyan_wire.batch import (
     encode_batch,
     encode_envelope,
 )
+
+_NOTHING: Final = DeleteAttributes([])
 
 NEW_SERIES_BYTES: Final = 700
 """About what a new series writes: its record, its number, its name, index rows."""
@@ -134,16 +137,27 @@ def decode_record(record: Record) -> IncomingBatch:
     )
 
 
-def split_event(item: IncomingBatch, index: int) -> tuple[Record, Record]:
-    """Return a record of one event of the batch alone, and one of all but that event.
+def split_events(
+    item: IncomingBatch, refused: Collection[int]
+) -> tuple[Record, Record]:
+    """Return a record of the refused events of the batch alone, and one of all else.
 
-    Both stand at the batch's place in the log. The first has no writer's position.
+    Both stand at the batch's place in the log. The first has no writer's position. In
+    the second each refused event is replaced by one that does nothing: how far it has
+    been applied counts in the batch as it came too, which is what a crash has delivered
+    again.
     """
     batch = item.batch
     alone = Batch(
-        batch.version, batch.run_id, sent_us=batch.sent_us, events=[batch.events[index]]
+        batch.version,
+        batch.run_id,
+        sent_us=batch.sent_us,
+        events=[batch.events[index] for index in sorted(refused)],
     )
-    others = [*batch.events[:index], *batch.events[index + 1 :]]
+    others = [
+        _NOTHING if index in refused else event
+        for index, event in enumerate(batch.events)
+    ]
     rest = msgspec.structs.replace(batch, events=others)
     return _with_batch(item, alone), _with_batch(item, rest)
 

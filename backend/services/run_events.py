@@ -19,12 +19,19 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from backend.domain.runs import Run
-from backend.errors import InvalidInputError
+from backend.errors import InvalidInputError, LimitExceededError
 from backend.services.experiments import ensure_experiment
 from backend.services.run_blobs import refer_blob
-from backend.services.tags import ensure_tag, with_tag, without_tag
+from backend.services.tags import (
+    checked_tag_name,
+    ensure_tag,
+    with_tag,
+    without_tag,
+)
 from backend.services.texts import check_text
 from backend.storage.engine.base import Transaction
+from backend.storage.repositories.attribute_edit import AttributeEdit
+from backend.storage.repositories.runs import MAX_TAGS
 from matyan_wire.batch import (
     UNKNOWN_TIME,
     AddTag,
@@ -88,20 +95,42 @@ def ensure_run(
     )
 
 
-def apply_event(
+def change_run(
     tr: Transaction, store: Store, run: Run, event: Event, received_us: int
 ) -> Run:
-    """Apply one event and return the run as it is afterwards, stored.
+    """Apply one event other than those on attributes; return the run as it is then.
 
-    `CreateRun` must be given only for an opening that has not been applied; in the
-    record that creates the run it changes nothing more.
+    What the run refers to is stored, the run itself is not: the caller saves it once
+    after many events. `CreateRun` must be given only for an opening that has not been
+    applied; in the record that creates the run it changes nothing more.
 
     Raises:
-        InvalidInputError, LimitExceededError: If the event can never be applied.
+        InvalidInputError, LimitExceededError: If the event can never be applied. Then
+            nothing of it has been written.
     """
-    changed = _APPLY[type(event)](tr, store, run, event, received_us)
-    store.runs.save(tr, run, changed)
-    return changed
+    return _CHANGE[type(event)](tr, store, run, event, received_us)
+
+
+def change_attributes(
+    edit: AttributeEdit, event: SetAttributes | DeleteAttributes
+) -> None:
+    """Apply an event on attributes to a tree that the caller stores after many.
+
+    Raises:
+        InvalidInputError, LimitExceededError: If the event can never be applied. Then
+            the tree is as before.
+    """
+    if isinstance(event, DeleteAttributes):
+        edit.delete(event.paths)
+        return
+    try:
+        assignments = [
+            (path, _with_text_keys(decode_payload(raw)))
+            for path, raw in event.assignments
+        ]
+    except msgspec.DecodeError as error:
+        raise InvalidInputError(field="attributes", reason=str(error)) from error
+    edit.assign(assignments)
 
 
 def _create(
@@ -123,20 +152,6 @@ def _finish(
     return replace(run, active=False, finished_us=max(at_us, run.created_us))
 
 
-def _set_attributes(
-    tr: Transaction, store: Store, run: Run, event: SetAttributes, _received_us: int
-) -> Run:
-    try:
-        assignments = [
-            (path, _with_text_keys(decode_payload(raw)))
-            for path, raw in event.assignments
-        ]
-    except msgspec.DecodeError as error:
-        raise InvalidInputError(field="attributes", reason=str(error)) from error
-    store.attributes.assign(tr, run.number, assignments)
-    return run
-
-
 def _with_text_keys(value: Any) -> Any:
     """Return `value` with every dict key a text: attribute paths are texts."""
     if isinstance(value, dict):
@@ -144,13 +159,6 @@ def _with_text_keys(value: Any) -> Any:
     if isinstance(value, list):
         return [_with_text_keys(item) for item in value]
     return value
-
-
-def _delete_attributes(
-    tr: Transaction, store: Store, run: Run, event: DeleteAttributes, _received_us: int
-) -> Run:
-    store.attributes.delete_paths(tr, run.number, event.paths)
-    return run
 
 
 def _set_properties(
@@ -180,6 +188,13 @@ def _add_tag(
 ) -> Run:
     if not event.name.strip():
         return run
+    if len(run.tag_ids) >= MAX_TAGS:
+        # Before a tag is made that nothing would have.
+        known = store.tags.find_by_name(tr, checked_tag_name(event.name))
+        if known is None or known.tag_id not in run.tag_ids:
+            raise LimitExceededError(
+                what="tags of a run", size=len(run.tag_ids) + 1, limit=MAX_TAGS
+            )
     tag = ensure_tag(tr, store, name=event.name, now_us=received_us)
     return with_tag(run, tag.tag_id)
 
@@ -191,11 +206,9 @@ def _remove_tag(
     return run if tag is None else without_tag(run, tag.tag_id)
 
 
-_APPLY: Final[Mapping[type, Callable[[Transaction, Store, Run, Any, int], Run]]] = {
+_CHANGE: Final[Mapping[type, Callable[[Transaction, Store, Run, Any, int], Run]]] = {
     CreateRun: _create,
     FinishRun: _finish,
-    SetAttributes: _set_attributes,
-    DeleteAttributes: _delete_attributes,
     SetProperties: _set_properties,
     AddTag: _add_tag,
     RemoveTag: _remove_tag,

@@ -11,6 +11,9 @@ What makes a repetition harmless:
   repeat is applied again: no log record, no point whose step the store assigns;
 - a batch spread over transactions notes how far it got (`RunState.progress`).
 
+The run's record, its attributes and its state are read once and stored once, by
+`flush`, however many events change them.
+
 Design note: docs/subsystems/storage.md#exactly-once
 """
 
@@ -27,21 +30,24 @@ import numpy.typing as npt
 from backend.domain.runs import Run
 from backend.domain.series import Int64s
 from backend.errors import InvalidInputError, LimitExceededError
-from backend.services.ingestion_batches import (
-    NEW_SERIES_BYTES,
-    BatchColumns,
-    IncomingBatch,
-)
+from backend.services.allowance import Allowance
+from backend.services.ingestion_batches import BatchColumns, IncomingBatch
 from backend.services.run_blobs import (
     BLOB_KINDS,
     ObjectPoint,
     note_grant,
     note_objects,
 )
-from backend.services.run_events import apply_event, ensure_run
+from backend.services.run_events import change_attributes, change_run, ensure_run
 from backend.services.terminal_lines import MAX_STEP, place_lines, shift_lines
-from backend.storage.codecs.run_states import Progress, RunState, WriterState
+from backend.storage.codecs.run_states import (
+    EventProgress,
+    Progress,
+    RunState,
+    WriterState,
+)
 from backend.storage.engine.base import Transaction
+from backend.storage.repositories.attribute_edit import AttributeEdit
 from backend.storage.repositories.run_state import (
     find_writer,
     get_run_state,
@@ -59,9 +65,11 @@ from matyan_wire.batch import (
     UNKNOWN_TIME,
     BlobGrant,
     CreateRun,
+    DeleteAttributes,
     Event,
     FinishRun,
     Position,
+    SetAttributes,
 )
 
 if TYPE_CHECKING:
@@ -71,12 +79,6 @@ Mask = npt.NDArray[np.bool_]
 
 LOGS: Final = "logs"
 LOG_RECORDS: Final = "log_records"
-
-MAX_POINTS_PER_TRANSACTION: Final = MAX_BLOCK_POINTS
-MAX_OBJECT_BYTES_PER_TRANSACTION: Final = 1024 * 1024
-MAX_NEW_SERIES_PER_TRANSACTION: Final = MAX_OBJECT_BYTES_PER_TRANSACTION // (
-    NEW_SERIES_BYTES
-)
 
 
 class Verdict(Enum):
@@ -91,18 +93,18 @@ class Verdict(Enum):
     """More of it is left for the next transaction."""
 
 
-class EventRefusedError(Exception):
-    """An event that can never be applied; the rest of its batch may well be.
+class EventsRefusedError(Exception):
+    """Events of a transaction's first batch that can never be applied.
+
+    The rest of the batch may well be.
 
     Attributes:
-        index: Which of the batch's events.
-        reason: Why.
+        reasons: Why, by which of the batch's events; at least one.
     """
 
-    def __init__(self, index: int, reason: InvalidInputError) -> None:
-        super().__init__(index, reason)
-        self.index = index
-        self.reason = reason
+    def __init__(self, reasons: dict[int, InvalidInputError]) -> None:
+        super().__init__(reasons)
+        self.reasons = reasons
 
 
 @dataclass(slots=True)
@@ -126,9 +128,18 @@ class _Pending:
 
 
 class RunWrite:
-    """One run in one attempt of one transaction."""
+    """One run in one attempt of one transaction.
 
-    def __init__(self, tr: Transaction, store: Store, run: Run) -> None:
+    Args:
+        tr: The transaction.
+        store: The store.
+        run: The run as it is stored.
+        allowance: What the transaction may take on, shared with its other runs.
+    """
+
+    def __init__(
+        self, tr: Transaction, store: Store, run: Run, allowance: Allowance
+    ) -> None:
         self.run = run
         self.numbers: Numbers = {}
         self.points = 0
@@ -139,6 +150,9 @@ class RunWrite:
         self.last = LastSteps(next_tail, known)
         self._tr = tr
         self._store = store
+        self._allowance = allowance
+        self._stored_run = run
+        self._attributes: AttributeEdit | None = None
         self._writers: dict[str, WriterState] = {}
         self._metrics = _Pending()
         self._objects = _Pending()
@@ -152,7 +166,8 @@ class RunWrite:
         """Apply a batch, or as much of it as fits a transaction.
 
         Raises:
-            EventRefusedError: If one of its events can never be applied.
+            EventsRefusedError: If some of its events can never be applied, and nothing
+                else has been done in the transaction.
             InvalidInputError: If the batch cannot. Either way the transaction must be
                 aborted.
         """
@@ -169,7 +184,8 @@ class RunWrite:
         if not all(ref in numbers for ref in item.batch.series):
             return Verdict.UNFINISHED
         if progress is None or (progress.log, progress.offset) != (item.log, offset):
-            self._apply_events(item, writer)
+            if not self._apply_events(item, writer):
+                return Verdict.UNFINISHED
             progress = Progress(item.log, offset)
         if not self._apply_points(item, writer, progress):
             state.progress = progress
@@ -181,6 +197,9 @@ class RunWrite:
         """Store what has been collected, and the state that goes with it."""
         for pending in (self._metrics, self._objects):
             self._append(pending)
+        if self._attributes is not None:
+            self._attributes.store(self._tr)
+        self._store.runs.save(self._tr, self._stored_run, self.run)
         for name, writer in self._writers.items():
             put_writer(self._tr, self.run.number, name, writer)
         put_run_state(self._tr, self.run.number, self.state)
@@ -188,12 +207,49 @@ class RunWrite:
 
     # --- events ----------------------------------------------------------------------
 
-    def _apply_events(self, item: IncomingBatch, writer: WriterState | None) -> None:
-        for index, event in enumerate(item.batch.events):
+    def _apply_events(self, item: IncomingBatch, writer: WriterState | None) -> bool:
+        """Apply the next events of the batch; return whether none are left.
+
+        When the first refused event is met after other work, that is committed before:
+        a transaction that finds refused events is aborted, and begins with one.
+        """
+        offset = item.record.position.offset
+        progress = self.state.events
+        if progress is None or (progress.log, progress.offset) != (item.log, offset):
+            progress = self.state.events = EventProgress(item.log, offset)
+        refused: dict[int, InvalidInputError] = {}
+        events = item.batch.events
+        allowance = self._allowance
+        while progress.events < len(events):
+            event = events[progress.events]
+            if not self._may_take(event):
+                break
             try:
                 self._apply_event(item, event, writer)
             except InvalidInputError as error:
-                raise EventRefusedError(index, error) from error
+                if not refused and not allowance.is_fresh:
+                    break
+                # Nothing of it is written: the others can be looked at.
+                refused[progress.events] = error
+                allowance.refund(event)
+            allowance.is_fresh = False
+            progress.events += 1
+        if refused:
+            raise EventsRefusedError(refused)
+        if progress.events < len(events):
+            return False
+        self.state.events = None
+        return True
+
+    def _may_take(self, event: Event) -> bool:
+        if self._attributes is None and isinstance(
+            event, (SetAttributes, DeleteAttributes)
+        ):
+            edit = self._store.attributes.edit(self._tr, self.run.number)
+            if not self._allowance.take_tree(edit.stored_bytes):
+                return False
+            self._attributes = edit
+        return self._allowance.take_event(event)
 
     def _apply_event(
         self, item: IncomingBatch, event: Event, writer: WriterState | None
@@ -203,10 +259,14 @@ class RunWrite:
         elif isinstance(event, BlobGrant):
             session = self.state.session
             note_grant(self._tr, self._store, self.run, event, session=session)
+        elif isinstance(event, (SetAttributes, DeleteAttributes)):
+            assert self._attributes is not None  # noqa: S101 - see `_may_take`
+            change_attributes(self._attributes, event)
         elif not isinstance(event, FinishRun):
-            self.run = apply_event(
-                self._tr, self._store, self.run, event, item.received_us
-            )
+            self._change_run(item, event)
+
+    def _change_run(self, item: IncomingBatch, event: Event) -> None:
+        self.run = change_run(self._tr, self._store, self.run, event, item.received_us)
 
     def _open(
         self, item: IncomingBatch, event: CreateRun, writer: WriterState | None
@@ -222,7 +282,7 @@ class RunWrite:
             # A process numbers its terminal lines from 0: those of an earlier one must
             # stay, so the lines of this one go after them.
             self.state.line_offset = self._next_line()
-        self.run = apply_event(self._tr, self._store, self.run, event, item.received_us)
+        self._change_run(item, event)
 
     def _next_line(self) -> int:
         if not self.state.next_series:
@@ -239,9 +299,7 @@ class RunWrite:
     def _complete(self, item: IncomingBatch, writer: WriterState | None) -> None:
         for event in item.batch.events:
             if isinstance(event, FinishRun):
-                self.run = apply_event(
-                    self._tr, self._store, self.run, event, item.received_us
-                )
+                self._change_run(item, event)
                 self.finished = True
         position = item.batch.position
         if position is not None and writer is not None:
@@ -274,7 +332,7 @@ class RunWrite:
                 self.run.number,
                 self.state,
                 unknown,
-                limit=MAX_NEW_SERIES_PER_TRANSACTION,
+                limit=self._allowance.new_series,
             )
         return self.numbers
 
@@ -288,7 +346,7 @@ class RunWrite:
         repeated = self._is_repeated(item)
         metrics = _without_repeated(item.points, item, repeated=repeated)
         if metrics is not None:
-            stop = progress.points + MAX_POINTS_PER_TRANSACTION
+            stop = progress.points + self._allowance.points
             self._collect(self._metrics, metrics.part(progress.points, stop), by_index)
             progress.points = min(stop, len(metrics.series))
             if progress.points < len(metrics.series):
@@ -296,7 +354,7 @@ class RunWrite:
         objects = _without_repeated(item.objects, item, repeated=repeated)
         if objects is not None:
             start = progress.objects
-            stop = _object_stop(objects, start)
+            stop = _object_stop(objects, start, self._allowance)
             portion = self._place_lines(objects.part(start, stop), item, writer)
             points = self._collect(self._objects, portion, by_index)
             self._note_blobs(item, portion, points, by_index)
@@ -435,14 +493,16 @@ class RunWrite:
             start = stop
 
 
-def open_run(tr: Transaction, store: Store, item: IncomingBatch) -> RunWrite | None:
+def open_run(
+    tr: Transaction, store: Store, item: IncomingBatch, allowance: Allowance
+) -> RunWrite | None:
     """Return the write of the batch's run, made if missing; None if it is deleted."""
     opened = [e for e in item.batch.events if isinstance(e, CreateRun)]
     client_time_us = item.batch.sent_us
     if client_time_us == UNKNOWN_TIME and opened:
         client_time_us = opened[0].client_time_us
     run = ensure_run(tr, store, item.run_id, item.received_us, client_time_us)
-    return None if run is None else RunWrite(tr, store, run)
+    return None if run is None else RunWrite(tr, store, run, allowance)
 
 
 def _without_repeated(
@@ -458,8 +518,8 @@ def _without_repeated(
     return columns.take(~drop)
 
 
-def _object_stop(objects: BatchColumns, start: int) -> int:
+def _object_stop(objects: BatchColumns, start: int, allowance: Allowance) -> int:
     sizes = np.cumsum(sizes_of(objects.points.values[start:]))
-    fit = int(np.searchsorted(sizes, MAX_OBJECT_BYTES_PER_TRANSACTION))
-    stop = start + min(max(fit, 1), MAX_POINTS_PER_TRANSACTION)
+    fit = int(np.searchsorted(sizes, allowance.object_bytes))
+    stop = start + min(max(fit, 1), allowance.points)
     return min(stop, len(objects.series))

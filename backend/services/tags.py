@@ -32,13 +32,22 @@ def ensure_tag(tr: Transaction, store: Store, *, name: str, now_us: int) -> Tag:
     Raises:
         InvalidInputError: If the name cannot be one.
     """
-    checked = check_name(name, field="tag_name", max_bytes=MAX_TAG_NAME_BYTES)
+    checked = checked_tag_name(name)
     found = store.tags.find_by_name(tr, checked)
     if found is not None:
         return found
     tag = Tag(str(uuid4()), checked, created_us=now_us)
     store.tags.create(tr, tag)
     return tag
+
+
+def checked_tag_name(name: str) -> str:
+    """Return the name as a tag would have it.
+
+    Raises:
+        InvalidInputError: If it cannot be one.
+    """
+    return check_name(name, field="tag_name", max_bytes=MAX_TAG_NAME_BYTES)
 
 
 def create_tag(

@@ -57,6 +57,10 @@ RECORD = (
     "61223a317d"
 )
 RUN_STATE = (
+    "9d050264cd03e70781a56c2f742f300991c4106464646464646464646464646464646403910b94a5"
+    "6c2f742f300a01024d5893a56c2f742f300b03"
+)
+RUN_STATE_OF_1_0 = (
     "9c050264cd03e70781a56c2f742f300991c4106464646464646464646464646464646403910b94a5"
     "6c2f742f300a01024d58"
 )
@@ -142,11 +146,19 @@ def test_run_state() -> None:
         progress=run_states.Progress("l/t/0", 10, 1, 2),
         incarnation=77,
         received_us=88,
+        events=run_states.EventProgress("l/t/0", 11, 3),
     )
     assert run_states.encode_run_state(state) == golden
     # As it was written before `received_us` was kept.
-    older = run_states.decode_run_state(b"\x9b" + golden[1:-1], key=b"")
+    before = bytes.fromhex(RUN_STATE_OF_1_0)
+    older = run_states.decode_run_state(b"\x9b" + before[1:-1], key=b"")
     assert (older.incarnation, older.received_us) == (77, 0)
+
+
+def test_run_state_written_before_events_were_counted() -> None:
+    older = run_states.decode_run_state(bytes.fromhex(RUN_STATE_OF_1_0), key=b"")
+    assert older.progress == run_states.Progress("l/t/0", 10, 1, 2)
+    assert (older.received_us, older.events) == (88, None)
 
 
 def test_writer_state() -> None:

@@ -38,6 +38,23 @@ class Progress(msgspec.Struct, array_like=True):
     objects: int = 0
 
 
+class EventProgress(msgspec.Struct, array_like=True):
+    """How many events of such a batch are applied, before any of its points.
+
+    Not part of `Progress`, which says of itself that all are: a reader that does not
+    know this one begins with the first event again, which does no harm.
+
+    Attributes:
+        log: The record's log, as in `RunState.offsets`.
+        offset: The record's offset.
+        events: Events applied, from the first.
+    """
+
+    log: str
+    offset: int
+    events: int = 0
+
+
 class RunState(msgspec.Struct, array_like=True):
     """What changes with every batch of a run.
 
@@ -51,11 +68,12 @@ class RunState(msgspec.Struct, array_like=True):
         digests: Digests of the last frames without a position, newest last.
         line_offset: Added to the steps of terminal lines of writers without a position.
         openings: `CreateRun.client_time_us` of the openings seen, newest last.
-        progress: The batch being stored over several transactions.
+        progress: The batch being stored over several transactions, its events applied.
         incarnation: Random, made with the state, so that what a process remembers of a
             run is not taken for a later run of the same number.
         received_us: When the last batch stored was received, server's clock; 0 in
             states written before this was kept.
+        events: The batch whose events are being applied over several transactions.
     """
 
     next_tail: int = 0
@@ -70,6 +88,7 @@ class RunState(msgspec.Struct, array_like=True):
     progress: Progress | None = None
     incarnation: int = 0
     received_us: int = 0
+    events: EventProgress | None = None
 
     def note_offset(self, log: str, offset: int) -> None:
         """Record that everything up to `offset` of `log` is applied."""

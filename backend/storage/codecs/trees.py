@@ -108,11 +108,33 @@ def check_depth(value: Any) -> None:
     )
 
 
-def _encode(tree: dict[str, Any]) -> bytes:
+def encoded_size(value: Any) -> int:
+    """Return how many bytes `value` adds to a tree: what its limit counts.
+
+    Raises:
+        TypeError: If it holds a value of another type.
+    """
+    return len(_encode(value))
+
+
+def is_plain(value: Any) -> bool:
+    """Return whether `value` needs no extension types.
+
+    In a plain tree the size of a dict is that of its parts, so it can be kept up as
+    the tree changes.
+    """
     try:
-        return _encoder.encode(tree)
+        _encoder.encode(value)
     except (OverflowError, UnicodeEncodeError):
-        return _encoder.encode(_portable(tree))
+        return False
+    return True
+
+
+def _encode(value: Any) -> bytes:
+    try:
+        return _encoder.encode(value)
+    except (OverflowError, UnicodeEncodeError):
+        return _encoder.encode(_portable(value))
 
 
 def _portable(value: Any) -> Any:

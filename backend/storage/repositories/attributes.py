@@ -4,7 +4,8 @@ Keys:   ATTRIBUTES (run number, part) -> parts of the encoded tree (`codecs.tree
 Limits: 4 MB encoded, 64 levels; parts of at most 90 kB.
 
 A tree is rewritten when it is assigned to: attributes change a few times in a run's
-life and are read by every list.
+life and are read by every list. Many changes in one transaction are made in memory
+(`attribute_edit.py`) and stored once.
 
 Design note: docs/subsystems/metadata.md#attributes
 """
@@ -15,8 +16,8 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
-from backend.storage.codecs.frames import join_parts, split_parts
-from backend.storage.codecs.trees import decode_tree, encode_tree
+from backend.storage.codecs.frames import join_parts
+from backend.storage.codecs.trees import decode_tree
 from backend.storage.engine.base import (
     KeyRange,
     KeyValue,
@@ -25,13 +26,15 @@ from backend.storage.engine.base import (
 )
 from backend.storage.keyspace import (
     Subspace,
-    pack_attributes,
     run_range,
     run_span,
     unpack_attributes,
 )
-
-Path = Sequence[str]
+from backend.storage.repositories.attribute_edit import (
+    AttributeEdit,
+    Path,
+    put_tree,
+)
 
 
 class AttributeRepository:
@@ -66,6 +69,14 @@ class AttributeRepository:
             number: _decode(parts) for number, parts in zip(wanted, found, strict=True)
         }
 
+    def edit(self, tr: Transaction, run_number: int) -> AttributeEdit:
+        """Read the run's tree to make many changes that are stored once.
+
+        Until `AttributeEdit.store` nothing is written.
+        """
+        rows = tr.get_range(*run_range(Subspace.ATTRIBUTES, run_number))
+        return AttributeEdit(run_number, _decode(rows), sum(len(v) for _, v in rows))
+
     def assign(
         self,
         tr: Transaction,
@@ -79,19 +90,17 @@ class AttributeRepository:
         Raises:
             LimitExceededError: If the tree becomes too large or too deep.
         """
-        tree = self.get(tr, run_number)
-        for path, value in assignments:
-            tree = _assigned(tree, path, value)
-        self.replace(tr, run_number, tree)
+        edit = self.edit(tr, run_number)
+        edit.assign(assignments)
+        edit.store(tr)
 
     def delete_paths(
         self, tr: Transaction, run_number: int, paths: Iterable[Path]
     ) -> None:
         """Remove the subtrees at `paths`; missing ones are ignored."""
-        tree = self.get(tr, run_number)
-        for path in paths:
-            _remove(tree, path)
-        self.replace(tr, run_number, tree)
+        edit = self.edit(tr, run_number)
+        edit.delete(paths)
+        edit.store(tr)
 
     def replace(self, tr: Transaction, run_number: int, tree: dict[str, Any]) -> None:
         """Store `tree` in place of what the run has.
@@ -99,12 +108,7 @@ class AttributeRepository:
         Raises:
             LimitExceededError: If the tree is too large or too deep.
         """
-        value = encode_tree(tree)
-        tr.clear_range(*run_range(Subspace.ATTRIBUTES, run_number))
-        if not tree:
-            return
-        for part, piece in enumerate(split_parts(value)):
-            tr.set(pack_attributes(run_number, part), piece)
+        put_tree(tr, run_number, tree)
 
 
 def _number(key: bytes) -> int:
@@ -115,26 +119,3 @@ def _decode(parts: Sequence[KeyValue]) -> dict[str, Any]:
     if not parts:
         return {}
     return decode_tree(join_parts([value for _, value in parts]), key=parts[0][0])
-
-
-def _assigned(tree: dict[str, Any], path: Path, value: Any) -> dict[str, Any]:
-    if not path:
-        return dict(value) if isinstance(value, dict) else tree
-    node = tree
-    for component in path[:-1]:
-        child = node.get(component)
-        if not isinstance(child, dict):
-            child = node[component] = {}
-        node = child
-    node[path[-1]] = value
-    return tree
-
-
-def _remove(tree: dict[str, Any], path: Path) -> None:
-    *parents, last = path or ("",)
-    node: Any = tree
-    for component in parents:
-        node = node.get(component)
-        if not isinstance(node, dict):
-            return
-    node.pop(last, None)

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 import pytest
+from typing_extensions import override
 
 from backend.bus.base import Record
 from backend.domain.runs import Run
-from backend.errors import InvalidInputError, LimitExceededError, MatyanError
+from backend.errors import (
+    InvalidInputError,
+    LimitExceededError,
+    MatyanError,
+    StoreUnavailableError,
+    TransactionTooOldError,
+)
 from backend.services.ingestion import ApplyResult, apply_records, read_durable
 from backend.services.ingestion_batches import decode_record
 from backend.services.runs import delete_run
 from backend.storage import keyspace
+from backend.storage.engine.base import Engine, Transaction
 from backend.storage.factory import Store
 from backend.storage.repositories.run_state import get_run_state
+from backend.storage.repositories.runs import MAX_TAGS
 from matyan_wire.batch import (
     AUTO_STEP,
     UNKNOWN_TIME,
@@ -37,8 +46,11 @@ from matyan_wire.batch import (
     encode_envelope,
     encode_payload,
 )
-from matyan_wire.limits import MAX_POINTS_PER_BATCH
+from matyan_wire.limits import MAX_ATTRIBUTES_BYTES, MAX_POINTS_PER_BATCH
+from tests.backend.storage.engines import EngineAround
 from tests.backend.storage.series_model import RECEIVED_US, Frame, Log, Point
+
+T = TypeVar("T")
 
 LOSS = SeriesRef("metric", "loss")
 LOGS = SeriesRef("logs", "logs")
@@ -413,10 +425,36 @@ def test_a_record_that_is_no_envelope_is_named(
     assert isinstance(error, InvalidInputError)
 
 
-def test_an_event_that_cannot_be_applied_costs_itself_only(
+def durable_of(store: Store, writer: str) -> Position | None:
+    number = run_of(store).number
+    return store.engine.read(lambda tr: read_durable(tr, number, writer))
+
+
+def apply_all(store: Store, records: Sequence[Record]) -> tuple[list[Any], int]:
+    """Apply records as the loop does; return the poison and how many turns it took."""
+    poison, turns = [], 0
+    rest = list(records)
+    while rest:
+        result = apply_records(store, rest)
+        poison += result.poison
+        rest = result.rest
+        turns += 1
+    return poison, turns
+
+
+def attributes_of(store: Store, run_id: str = "run") -> dict[str, Any]:
+    number = run_of(store, run_id).number
+    return store.engine.read(lambda tr: store.attributes.get(tr, number))
+
+
+def assignment(name: str, value: Any) -> SetAttributes:
+    return SetAttributes([([name], encode_payload(value))])
+
+
+def test_events_that_cannot_be_applied_cost_themselves_only(
     store: Store, log: Log
 ) -> None:
-    good = SetAttributes([(["b"], encode_payload(1))])
+    good = assignment("b", 1)
     bad = SetAttributes([(["a"], b"\xc1")])
     long_name = SetProperties(name="x" * 2000)
     records = [
@@ -428,22 +466,182 @@ def test_an_event_that_cannot_be_applied_costs_itself_only(
             Frame([Point(LOSS, 3, 1.0)]),
         )
     ]
-    poison = []
-    rest = records
-    while rest:
-        result = apply_records(store, rest)
-        poison += result.poison
-        rest = result.rest
+    poison, _ = apply_all(store, records)
     assert values_of(store) == {0: 1.0, 1: 1.0, 3: 1.0}
     assert values_of(store, run_id="other") == {2: 1.0}
-    run = run_of(store)
-    assert store.engine.read(lambda tr: store.attributes.get(tr, run.number)) == {
-        "b": 1
-    }
-    alone = [decode_record(record).batch for record, _ in poison]
-    assert [batch.events for batch in alone] == [[bad], [long_name]]
-    assert all(not batch.points and not batch.series for batch in alone)
-    assert {record.position for record, _ in poison} == {records[1].position}
+    assert attributes_of(store) == {"b": 1}
+    ((record, error),) = poison
+    batch = decode_record(record).batch
+    assert batch.events == [bad, long_name]
+    assert not batch.points
+    assert not batch.series
+    assert record.position == records[1].position
+    assert error.fields["refused"] == 2
+    assert "Over the limit" in str(error)
+
+
+def test_many_refused_events_of_a_frame_are_few_dead_letters(
+    store: Store, log: Log
+) -> None:
+    """Each used to abort the frame and begin it again: 1,500 turns here."""
+    tags: list[Event] = [AddTag(f"t{i}") for i in range(MAX_TAGS + 1_500)]
+    position = Position(1, 1, writer="w")
+    record = log.append(Frame([Point(LOSS, 0, 1.0)], [CreateRun(1), *tags], position))
+    poison, turns = apply_all(store, [record])
+    assert turns <= 4
+    refused = [e for each, _ in poison for e in decode_record(each).batch.events]
+    assert refused == tags[MAX_TAGS:]
+    assert len(run_of(store).tag_ids) == MAX_TAGS
+    assert values_of(store) == {0: 1.0}
+
+
+def test_the_position_does_not_advance_before_refused_events_are_set_aside(
+    store: Store, log: Log
+) -> None:
+    good = assignment("a", 1)
+    events = [CreateRun(1), good, SetProperties(name="x" * 2000), AddTag("t")]
+    record = log.append(Frame([], events, Position(1, 1, writer="w")))
+    for _ in range(2):
+        result = apply_records(store, [record])
+        assert (result.applied, len(result.poison), len(result.rest)) == (0, 1, 1)
+        assert durable_of(store, "w") is None
+    assert apply_records(store, result.rest).applied == 1
+    assert apply_records(store, [record]).skipped == 1
+    assert (attributes_of(store), len(run_of(store).tag_ids)) == ({"a": 1}, 1)
+
+
+def test_a_frame_of_very_many_assignments_is_applied(store: Store, log: Log) -> None:
+    """Each used to rewrite all: 2,000 were too large, 4,500 too slow, for ever."""
+    count = 10_000
+    events: list[Event] = [CreateRun(1), *[AddTag(f"t{i}") for i in range(300)]]
+    events += [assignment(f"key_{i}", i * 0.731) for i in range(count)]
+    position = Position(1, 1, writer="w")
+    records = [
+        log.append(Frame([Point(LOSS, 0, 1.0)], events, position)),
+        log.append(Frame([Point(LOSS, 0, 1.0)], [CreateRun(2)], run_id="neighbour")),
+    ]
+    result = apply_records(store, records)
+    assert (result.applied, result.poison) == (2, [])
+    assert attributes_of(store) == {f"key_{i}": i * 0.731 for i in range(count)}
+    assert len(run_of(store).tag_ids) == 300
+    assert values_of(store, run_id="neighbour") == {0: 1.0}
+
+
+def test_attributes_beyond_their_limit_are_refused_one_by_one(
+    store: Store, log: Log
+) -> None:
+    large = "x" * (MAX_ATTRIBUTES_BYTES // 2)
+    events: list[Event] = [
+        assignment("a", large),
+        assignment("b", large),
+        assignment("c", 3),
+        assignment("a", 1),
+        assignment("b", large),
+    ]
+    poison, _ = apply_all(store, [log.append(Frame([Point(LOSS, 0, 1.0)], events))])
+    assert [decode_record(record).batch.events for record, _ in poison] == [events[1:2]]
+    assert attributes_of(store) == {"a": 1, "c": 3, "b": large}
+    assert values_of(store) == {0: 1.0}
+
+
+def test_trees_of_many_runs_are_spread_over_transactions(
+    store: Store, log: Log
+) -> None:
+    noise = np.random.default_rng(0).bytes
+    trees = {f"r{i}": noise(700_000) for i in range(18)}
+    for run_id, tree in trees.items():
+        send(store, log, Frame([], [assignment("noise", tree)], run_id=run_id))
+    records = [
+        log.append(Frame([], [assignment("b", 1)], run_id=run_id)) for run_id in trees
+    ]
+    engine = CountingEngine(store.engine)
+    assert apply_records(Store(engine), records).applied == len(trees)
+    assert 2 <= engine.transactions <= 6
+    for run_id, tree in trees.items():
+        assert attributes_of(store, run_id) == {"noise": tree, "b": 1}
+
+
+class CountingEngine(EngineAround):
+    """Counts transactions."""
+
+    transactions = 0
+
+    @override
+    def transact(self, fn: Callable[[Transaction], T], *, timeout_s: float = 30.0) -> T:
+        self.transactions += 1
+        return super().transact(fn, timeout_s=timeout_s)
+
+
+class LateError(Exception):
+    """Aborts a transaction; no engine tries again for it."""
+
+
+class SlowEngine(EngineAround):
+    """Finds transactions of more than so many writes too old, like a slow cluster.
+
+    Args:
+        inner: The engine.
+        most_bytes: What it can do in time.
+        fails: Whether nothing at all can be read in time any more.
+    """
+
+    def __init__(self, inner: Engine, most_bytes: int, *, fails: bool = False) -> None:
+        super().__init__(inner)
+        self._most_bytes = most_bytes
+        self._fails = fails
+
+    @override
+    def transact(self, fn: Callable[[Transaction], T], *, timeout_s: float = 30.0) -> T:
+        def slow(tr: Transaction) -> T:
+            result = fn(tr)
+            if tr.approximate_size() > self._most_bytes:
+                raise LateError
+            return result
+
+        try:
+            return super().transact(slow, timeout_s=timeout_s)
+        except LateError:  # as if the engine had tried again for all its time
+            raise TransactionTooOldError from None
+
+    @override
+    def check(self) -> None:
+        if self._fails:
+            raise StoreUnavailableError(reason="slow")
+
+
+def test_what_is_too_slow_together_is_applied_in_smaller_transactions(
+    store: Store, log: Log
+) -> None:
+    tags: list[Event] = [AddTag(f"t{i}") for i in range(250)]
+    frames = [
+        Frame([Point(LOSS, 0, 1.0)], [CreateRun(1), *tags], run_id=run_id)
+        for run_id in "abc"
+    ]
+    slow = Store(SlowEngine(store.engine, most_bytes=60_000))
+    result = apply_records(slow, [log.append(frame) for frame in frames])
+    assert (result.applied, result.poison) == (3, [])
+    for run_id in "abc":
+        assert len(run_of(store, run_id).tag_ids) == 250
+        assert values_of(store, run_id=run_id) == {0: 1.0}
+
+
+def test_a_record_that_stays_too_slow_becomes_poison(store: Store, log: Log) -> None:
+    large = Frame([], [assignment("a", np.random.default_rng(0).bytes(200_000))])
+    frames = [large, Frame([Point(LOSS, 0, 1.0)], run_id="b")]
+    slow = Store(SlowEngine(store.engine, most_bytes=60_000))
+    result = apply_records(slow, [log.append(frame) for frame in frames])
+    ((_, error),) = result.poison
+    assert isinstance(error, TransactionTooOldError)
+    assert apply_records(slow, result.rest).applied == 1
+    assert values_of(store, run_id="b") == {0: 1.0}
+
+
+def test_a_store_too_slow_for_anything_is_not_the_records_fault(
+    store: Store, log: Log
+) -> None:
+    slow = Store(SlowEngine(store.engine, most_bytes=0, fails=True))
+    with pytest.raises(StoreUnavailableError):
+        apply_records(slow, [log.append(Frame([Point(LOSS, 0, 1.0)]))])
 
 
 def test_what_stands_behind_poison_waits_until_it_is_set_aside(

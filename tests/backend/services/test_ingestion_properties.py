@@ -9,16 +9,18 @@ import struct
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typing_extensions import override
 
 from backend.errors import StoreUnavailableError
-from backend.services import run_writing
+from backend.services import allowance, run_writing
 from backend.services.ingestion import apply_records
+from backend.services.ingestion_batches import decode_record
 from backend.storage.codecs import chunks, objects
-from backend.storage.engine.base import Engine, ReadTransaction, Transaction
+from backend.storage.engine.base import Engine, Transaction
 from backend.storage.engine.faults import FaultInjector
 from backend.storage.factory import Store
 from backend.storage.repositories import (
@@ -28,7 +30,21 @@ from backend.storage.repositories import (
     series_sealing,
     series_tail,
 )
-from matyan_wire.batch import AUTO_STEP, CreateRun, FinishRun, Position, SeriesRef
+from matyan_wire.batch import (
+    AUTO_STEP,
+    AddTag,
+    CreateRun,
+    DeleteAttributes,
+    Event,
+    FinishRun,
+    Position,
+    RemoveTag,
+    SeriesRef,
+    SetAttributes,
+    SetProperties,
+    encode_payload,
+)
+from tests.backend.storage.engines import EngineAround
 from tests.backend.storage.series_model import (
     Frame,
     Log,
@@ -125,9 +141,11 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(series_tail, "MAX_BLOCK_POINTS", 10)
     monkeypatch.setattr(run_writing, "MAX_BLOCK_POINTS", 10)
     monkeypatch.setattr(run_writing, "MAX_BLOCK_BYTES", 60)
-    monkeypatch.setattr(run_writing, "MAX_POINTS_PER_TRANSACTION", 7)
-    monkeypatch.setattr(run_writing, "MAX_OBJECT_BYTES_PER_TRANSACTION", 60)
-    monkeypatch.setattr(run_writing, "MAX_NEW_SERIES_PER_TRANSACTION", 2)
+    monkeypatch.setattr(allowance, "MAX_POINTS", 7)
+    monkeypatch.setattr(allowance, "MAX_OBJECT_BYTES", 60)
+    monkeypatch.setattr(allowance, "MAX_NEW_SERIES", 2)
+    monkeypatch.setattr(allowance, "MAX_EVENT_BYTES", 150)
+    monkeypatch.setattr(allowance, "MAX_TREE_BYTES", 30)
     monkeypatch.setattr(run_state, "MIN_TAIL_POINTS", 40)
     monkeypatch.setattr(run_state, "TAIL_POINTS_PER_SERIES", 10)
     monkeypatch.setattr(series_sampling, "WHOLE_POINTS", 20)
@@ -135,12 +153,11 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(series, "OBJECT_CHUNKS_PER_READ", 1)
 
 
-class CrashingEngine(Engine):
+class CrashingEngine(EngineAround):
     """Fails for good after a number of transactions, before or after the commit."""
 
     def __init__(self, inner: Engine, *, after: int, committed: bool) -> None:
-        self.limits = inner.limits
-        self._inner = inner
+        super().__init__(inner)
         self._left = after
         self._committed = committed
 
@@ -148,26 +165,10 @@ class CrashingEngine(Engine):
     def transact(self, fn: Callable[[Transaction], T], *, timeout_s: float = 30.0) -> T:
         self._left -= 1
         if self._left > 0:
-            return self._inner.transact(fn, timeout_s=timeout_s)
+            return super().transact(fn, timeout_s=timeout_s)
         if self._left == 0 and self._committed:
-            self._inner.transact(fn, timeout_s=timeout_s)
+            super().transact(fn, timeout_s=timeout_s)
         raise StoreUnavailableError(reason="crashed")
-
-    @override
-    def read(self, fn: Callable[[ReadTransaction], T], *, timeout_s: float = 30.0) -> T:
-        return self._inner.read(fn, timeout_s=timeout_s)
-
-    @override
-    def check(self) -> None:
-        self._inner.check()
-
-    @override
-    def size_bytes(self) -> int:
-        return self._inner.size_bytes()
-
-    @override
-    def close(self) -> None:
-        self._inner.close()
 
 
 class Scenario:
@@ -356,3 +357,138 @@ def test_openings_and_finishes_are_part_of_the_stream(stores: Stores) -> None:
         run = store.engine.read(lambda tr: store.runs.get(tr, "run"))
     assert (result.applied, result.points, result.sealed_points) == (2, 1, 1)
     assert (run.active, run.resumed_count) == (False, 0)
+
+
+# --- events --------------------------------------------------------------------------
+
+names = st.sampled_from(["a", "b", "c"])
+paths = st.lists(names, min_size=1, max_size=3)
+leaves = st.one_of(
+    st.integers(0, 9), st.text(max_size=30), st.dictionaries(names, names)
+)
+good_events = st.one_of(
+    st.builds(lambda p, v: SetAttributes([(p, encode_payload(v))]), paths, leaves),
+    st.builds(lambda p: DeleteAttributes([p]), paths),
+    st.builds(AddTag, names),
+    st.builds(RemoveTag, names),
+    st.builds(lambda n: SetProperties(name=n), names),
+)
+bad_events = st.sampled_from(
+    [
+        SetAttributes([(["a"], encode_payload(1)), (["b"], b"\xc1")]),
+        SetProperties(name="x" * 2000),
+        AddTag("x" * 300),
+    ]
+)
+frames_of_events = st.lists(
+    st.tuples(
+        st.sampled_from(["run", "other"]),
+        st.lists(st.one_of(good_events, good_events, bad_events), max_size=12),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+class EventModel:
+    """A run's name, tags and attributes, changed one event after the other."""
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+        self.tags: set[str] = set()
+        self.tree: dict[str, Any] = {}
+
+    def apply(self, event: Event) -> None:
+        if isinstance(event, SetProperties):
+            self.name = event.name
+        elif isinstance(event, AddTag):
+            self.tags.add(event.name)
+        elif isinstance(event, RemoveTag):
+            self.tags.discard(event.name)
+        elif isinstance(event, SetAttributes):
+            for path, raw in event.assignments:
+                node = self.tree
+                for name in path[:-1]:
+                    if not isinstance(node.get(name), dict):
+                        node[name] = {}
+                    node = node[name]
+                node[path[-1]] = msgspec.msgpack.decode(raw)
+        elif isinstance(event, DeleteAttributes):
+            for path in event.paths:
+                self._delete(path)
+
+    def _delete(self, path: list[str]) -> None:
+        node: Any = self.tree
+        for name in path[:-1]:
+            node = node.get(name) if isinstance(node, dict) else None
+        if isinstance(node, dict):
+            node.pop(path[-1], None)
+
+
+def is_bad(event: Event) -> bool:
+    return event in (
+        SetAttributes([(["a"], encode_payload(1)), (["b"], b"\xc1")]),
+        SetProperties(name="x" * 2000),
+        AddTag("x" * 300),
+    )
+
+
+@pytest.mark.usefixtures("small_limits")
+@settings(max_examples=40)
+@given(
+    sent=frames_of_events,
+    crashes=st.lists(st.tuples(st.integers(1, 9), st.booleans()), max_size=8),
+    seed=st.integers(0, 1000),
+)
+def test_events_are_applied_in_order_however_they_are_split_and_interrupted(
+    stores: Stores,
+    sent: list[tuple[str, list[Event]]],
+    crashes: list[tuple[int, bool]],
+    seed: int,
+) -> None:
+    faults = FaultInjector(conflict=0.1, unknown_applied=0.1, seed=seed)
+    with stores.open(faults=faults) as store:
+        log = Log()
+        models = {run_id: EventModel() for run_id, _ in sent}
+        refused: list[Event] = []
+        for number, (run_id, events) in enumerate(sent, 1):
+            position = Position(1, number, writer="w")
+            log.append(Frame(list(REF_POINTS), list(events), position, run_id))
+            refused += [event for event in events if is_bad(event)]
+            for event in events:
+                if not is_bad(event):
+                    models[run_id].apply(event)
+        dead: list[Event] = []
+        for count, committed in [*crashes, (10**9, True)]:
+            crashing = CrashingEngine(store.engine, after=count, committed=committed)
+            with contextlib.suppress(StoreUnavailableError):
+                _apply_setting_aside(Store(crashing), log, dead)
+        # Once each, or again for each crash.
+        assert all(event in dead for event in refused)
+        assert all(is_bad(event) for event in dead)
+        assert crashes or dead == refused
+        for run_id, model in models.items():
+            _assert_run_equals(store, run_id, model)
+
+
+REF_POINTS = (Point(REFS[0], 0, 1.0),)
+
+
+def _apply_setting_aside(store: Store, log: Log, dead: list[Event]) -> None:
+    """Apply all records as the loop does, adding the events set aside to `dead`."""
+    rest = list(log.records)
+    while rest:
+        result = apply_records(store, rest)
+        for record, _ in result.poison:
+            dead += decode_record(record).batch.events
+        rest = result.rest
+
+
+def _assert_run_equals(store: Store, run_id: str, model: EventModel) -> None:
+    run = store.engine.read(lambda tr: store.runs.get(tr, run_id))
+    tree = store.engine.read(lambda tr: store.attributes.get(tr, run.number))
+    tags = store.engine.read(store.tags.list_all)
+    by_id = {tag.tag_id: tag.name for tag in tags}
+    assert tree == model.tree
+    assert {by_id[tag_id] for tag_id in run.tag_ids} == model.tags
+    assert run.name == (model.name or f"Run: {run_id}")

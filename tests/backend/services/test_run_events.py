@@ -8,10 +8,17 @@ import pytest
 
 from backend.domain.runs import Run
 from backend.errors import InvalidInputError, LimitExceededError
-from backend.services.run_events import apply_event, clock_offset_us, ensure_run
+from backend.services.run_events import (
+    change_attributes,
+    change_run,
+    clock_offset_us,
+    ensure_run,
+)
 from backend.services.runs import clear_tombstone, delete_run
 from backend.services.tags import list_tags
+from backend.storage.engine.base import Transaction
 from backend.storage.factory import Store
+from backend.storage.repositories.runs import MAX_TAGS
 from matyan_wire.batch import (
     UNKNOWN_TIME,
     AddTag,
@@ -36,6 +43,17 @@ def ensure(
     return store.engine.transact(
         lambda tr: ensure_run(tr, store, "abc", at_us, client_us)
     )
+
+
+def apply_event(
+    tr: Transaction, store: Store, run: Run, event: Event, at_us: int
+) -> None:
+    if isinstance(event, (SetAttributes, DeleteAttributes)):
+        edit = store.attributes.edit(tr, run.number)
+        change_attributes(edit, event)
+        edit.store(tr)
+    else:
+        store.runs.save(tr, run, change_run(tr, store, run, event, at_us))
 
 
 def apply(store: Store, *events: Event, at_us: int = T0 + SECOND) -> Run:
@@ -197,6 +215,16 @@ def test_tags_are_a_set(store: Store) -> None:
     counts = {tag.name: count for tag, count in list_tags(store)}
     assert counts == {"a": 1, "b": 0}
     assert len(run.tag_ids) == 1
+
+
+def test_a_tag_beyond_the_last_that_fits_is_refused_and_not_made(store: Store) -> None:
+    ensure(store)
+    names = [f"t{i}" for i in range(MAX_TAGS)]
+    run = apply(store, *[AddTag(name) for name in names])
+    with pytest.raises(LimitExceededError, match="tags of a run"):
+        store.engine.transact(lambda tr: change_run(tr, store, run, AddTag("x"), T0))
+    assert {tag.name for tag, _ in list_tags(store)} == set(names)
+    assert apply(store, AddTag("t0")) == run
 
 
 def test_artifacts_are_kept_apart_from_attributes(store: Store) -> None:
