@@ -5,6 +5,9 @@ the other; a drain publishes what is stored and removes what the log has confirm
 Publishing is at least once: consumers go by the event's id, which is the same however
 often it is written or published.
 
+Keys:   OUTBOX (time in microseconds, hash16(event id)); OUTBOX (counter) in stores of
+        before. A row of an event stands under a key of its own, which no other event
+        gets after it: what is removed is what was published.
 Event: {"id", "type", "time_us", "payload"}; the record's key is the entity's id.
 
 Design note: docs/subsystems/metadata.md#outbox
@@ -13,6 +16,7 @@ Design note: docs/subsystems/metadata.md#outbox
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TYPE_CHECKING, Any, Final
@@ -22,8 +26,8 @@ import msgspec
 from backend.bus.base import Producer, RecordPosition
 from backend.bus.topics import CONTROL
 from backend.errors import EventLogError, EventLogUnavailableError
-from backend.storage.engine.base import ReadTransaction, Transaction
-from backend.storage.keyspace import Subspace, pack_outbox, subspace_range
+from backend.storage.engine.base import KeyValue, ReadTransaction, Transaction
+from backend.storage.keyspace import Subspace, hash16, pack_outbox, subspace_range
 
 if TYPE_CHECKING:
     from backend.storage.factory import Store
@@ -66,11 +70,7 @@ def append_event(
         "payload": payload,
     }
     value = _encoder.encode(_Row(1, entity_id, json.dumps(event).encode()))
-    counter = now_us
-    while (stored := tr.get(pack_outbox(counter))) not in (None, value):
-        counter += 1
-    if stored is None:
-        tr.set(pack_outbox(counter), value)
+    tr.set(pack_outbox(now_us, hash16(str(event["id"]))), value)
 
 
 def count_pending(store: Store, *, limit: int = 1_000) -> int:
@@ -98,20 +98,32 @@ def drain_outbox(
     """
     begin, end = subspace_range(Subspace.OUTBOX)
 
-    def pending(tr: ReadTransaction) -> list[tuple[bytes, bytes]]:
+    def pending(tr: ReadTransaction) -> list[KeyValue]:
         return tr.get_range(begin, end, limit=max_events)
 
     rows = store.engine.read(pending)
     futures = [_publish(producer, value) for _, value in rows]
-    confirmed: list[bytes] = []
+    confirmed: list[KeyValue] = []
     try:
-        for (key, _), future in zip(rows, futures, strict=True):
+        for row, future in zip(rows, futures, strict=True):
             _wait(future, timeout_s=timeout_s)
-            confirmed.append(key)
+            confirmed.append(row)
     finally:
         if confirmed:
-            store.engine.transact(lambda tr: [tr.clear(key) for key in confirmed])
+            store.engine.transact(lambda tr: _remove(tr, confirmed))
     return len(confirmed)
+
+
+def _remove(tr: Transaction, published: Sequence[KeyValue]) -> None:
+    """Clear the rows that still are what was published.
+
+    Another drain may have cleared a row since, and its key been given to another event:
+    keys of stores of before are used again.
+    """
+    stored = tr.get_many([key for key, _ in published])
+    for (key, value), found in zip(published, stored, strict=True):
+        if found == value:
+            tr.clear(key)
 
 
 def _publish(producer: Producer, value: bytes) -> Future[RecordPosition]:

@@ -212,14 +212,12 @@ def unpack_tombstone(key: bytes) -> str:
     return _unpack_text(key)
 
 
-def pack_outbox(counter: int) -> bytes:
-    """Return the key of a control event to be published, in order of `counter`."""
-    return _PREFIX[Subspace.OUTBOX] + pack_int(counter)
+def pack_outbox(time_us: int, digest: bytes) -> bytes:
+    """Return the key of a control event to be published, in order of `time_us`.
 
-
-def unpack_outbox(key: bytes) -> int:
-    """Return the counter in a key of `pack_outbox`."""
-    return unpack_ints(key, _PREFIX_BYTES)[0]
+    Stores of before have keys without the hash of the event's id.
+    """
+    return _PREFIX[Subspace.OUTBOX] + pack_int(time_us) + _bytes(digest)
 
 
 def pack_reaction(digest: bytes) -> bytes:

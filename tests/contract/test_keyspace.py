@@ -64,7 +64,11 @@ GOLDEN: dict[str, tuple[bytes, str, tuple[Any, ...]]] = {
         "141513 1503 1501 027800 1507",
         (0, 19, 3, 1, "x", 7),
     ),
-    "outbox": (keyspace.pack_outbox(5), "1415141505", (0, 20, 5)),
+    "outbox": (
+        keyspace.pack_outbox(5, HASH),
+        "1415141505 01 00ff 0102030405060708090a0b0c0d0e0f 00",
+        (0, 20, 5, HASH),
+    ),
     "reaction": (
         keyspace.pack_reaction(HASH),
         "14151b 01 00ff 0102030405060708090a0b0c0d0e0f 00",
