@@ -37,7 +37,12 @@ KINDS: Final[dict[str, tuple[Subspace, ...]]] = {
     "series": (Subspace.SERIES, Subspace.SERIES_ID),
     "attributes": (Subspace.ATTRIBUTES,),
     "artifacts and uploads": (Subspace.ARTIFACT, Subspace.BLOB),
-    "run records": (Subspace.RUN, Subspace.RUN_STATE, Subspace.WRITER),
+    "run records": (
+        Subspace.RUN,
+        Subspace.RUN_STATE,
+        Subspace.WRITER,
+        Subspace.SEALING,
+    ),
 }
 """What people call the subspaces of a run."""
 

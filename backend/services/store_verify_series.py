@@ -36,6 +36,7 @@ from backend.storage.codecs.tails import TailBlock, decode_tail
 from backend.storage.engine.base import KeyRange, ReadTransaction
 from backend.storage.indexes import Index, series_name_term
 from backend.storage.keyspace import Subspace
+from backend.storage.repositories.run_state import decode_sealing
 from matyan_wire.batch import SeriesRef
 
 Record = tuple[int, int, SeriesRecord]
@@ -186,6 +187,25 @@ def check_states(tr: ReadTransaction, window: Window) -> Iterator[Problem]:
             for block in sorted({state.first_tail, state.next_tail - 1})
         ],
     )
+
+
+def check_seals(tr: ReadTransaction, window: Window) -> Iterator[Problem]:
+    """Each note of a seal can be read, and is of blocks that the run has had."""
+    found, problems = read_rows(
+        window.rows,
+        lambda key, value: (
+            keyspace.unpack_sealing(key),
+            decode_sealing(value, key=key),
+        ),
+    )
+    yield from problems
+    living, orphans = of_living(tr, found, lambda item: item[0])
+    yield from orphans
+    states = _states(tr, (run_no for _, (run_no, _) in living))
+    for key, (run_no, upto) in living:
+        state = states.get(run_no)
+        if state is not None and upto > state.next_tail:
+            yield Problem(key, f"goes up to block {upto} of {state.next_tail}")
 
 
 def check_tails(tr: ReadTransaction, window: Window) -> Iterator[Problem]:
@@ -352,6 +372,7 @@ def payloads_of_block(key: bytes) -> bytes:
 
 WALKS: Final = (
     Walk("run states", Subspace.RUN_STATE, check_states),
+    Walk("seals", Subspace.SEALING, check_seals),
     Walk("series", Subspace.SERIES, check_series),
     Walk("series hashes", Subspace.SERIES_ID, check_series_ids),
     Walk("series names", Subspace.SERIES_NAME, check_series_names),

@@ -37,6 +37,7 @@ _WORDS: Final[dict[Subspace, tuple[str, ...]]] = {
     Subspace.SERIES_NAME: ("series name hash",),
     Subspace.COPY: ("copy mark",),
     Subspace.REACTION: ("event to be acted on",),
+    Subspace.SEALING: ("seal of run",),
     Subspace.BLOB: ("uploads of run", "path hash"),
 }
 

@@ -62,6 +62,7 @@ class Subspace(IntEnum):
     COPY = 25
     BLOB = 26
     REACTION = 27
+    SEALING = 28
 
 
 RUN_SUBSPACES: Final = (
@@ -77,6 +78,7 @@ RUN_SUBSPACES: Final = (
     Subspace.RUN_STATE,
     Subspace.ARTIFACT,
     Subspace.BLOB,
+    Subspace.SEALING,
 )
 """Subspaces whose first element is a run number: what deleting a run must clear."""
 
@@ -314,6 +316,16 @@ def pack_run_state(run_no: int) -> bytes:
 
 def unpack_run_state(key: bytes) -> int:
     """Return the run number in a key of `pack_run_state`."""
+    return unpack_ints(key, _PREFIX_BYTES)[0]
+
+
+def pack_sealing(run_no: int) -> bytes:
+    """Return the key of the tail block up to which the run's newest seal goes."""
+    return _PREFIX[Subspace.SEALING] + pack_int(run_no)
+
+
+def unpack_sealing(key: bytes) -> int:
+    """Return the run number in a key of `pack_sealing`."""
     return unpack_ints(key, _PREFIX_BYTES)[0]
 
 

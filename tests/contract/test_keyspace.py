@@ -69,6 +69,7 @@ GOLDEN: dict[str, tuple[bytes, str, tuple[Any, ...]]] = {
         "1415141505 01 00ff 0102030405060708090a0b0c0d0e0f 00",
         (0, 20, 5, HASH),
     ),
+    "sealing": (keyspace.pack_sealing(7), "14151c1507", (0, 28, 7)),
     "reaction": (
         keyspace.pack_reaction(HASH),
         "14151b 01 00ff 0102030405060708090a0b0c0d0e0f 00",
@@ -142,6 +143,7 @@ def test_subspaces_are_permanent() -> None:
         "COPY": 25,
         "BLOB": 26,
         "REACTION": 27,
+        "SEALING": 28,
     }
 
 
@@ -224,6 +226,7 @@ def test_what_deleting_a_run_must_clear_is_covered() -> None:
         keyspace.pack_run_state(7),
         keyspace.pack_artifact(7, "p"),
         keyspace.pack_blob(7, HASH),
+        keyspace.pack_sealing(7),
     ]
     assert len(keys) == len(ranges)
     for key in keys:

@@ -17,6 +17,7 @@ from backend.storage.codecs import (
     summaries,
     tails,
 )
+from backend.storage.repositories import run_state
 from matyan_wire.batch import KINDS
 from tests.backend.storage.series_model import columns_of, object_columns_of
 
@@ -159,6 +160,11 @@ def test_run_state_written_before_events_were_counted() -> None:
     older = run_states.decode_run_state(bytes.fromhex(RUN_STATE_OF_1_0), key=b"")
     assert older.progress == run_states.Progress("l/t/0", 10, 1, 2)
     assert (older.received_us, older.events) == (88, None)
+
+
+def test_sealing() -> None:
+    assert run_state.decode_sealing(bytes.fromhex("160100"), key=b"") == 256
+    assert run_state.decode_sealing(None, key=b"") == 0
 
 
 def test_writer_state() -> None:

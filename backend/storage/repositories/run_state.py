@@ -1,6 +1,7 @@
 """A run's hot record and its writers' positions.
 
-Keys:   RUN_STATE (run_no), WRITER (run_no, hash16(writer))
+Keys:   RUN_STATE (run_no), WRITER (run_no, hash16(writer)),
+        SEALING (run_no) -> number of a tail block, packed as a key integer
 
 Design note: docs/subsystems/storage.md#exactly-once
 """
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from backend.storage import keyspace
+from backend.storage.codecs.frames import corrupt
 from backend.storage.codecs.run_states import (
     RunState,
     WriterState,
@@ -78,6 +80,38 @@ def put_writer(
 ) -> None:
     """Store where `writer` stands in the run."""
     tr.set(keyspace.pack_writer(run_number, writer), encode_writer_state(state))
+
+
+def get_sealing_upto(tr: ReadTransaction, run_number: int) -> int:
+    """Return up to which block the newest seal of the run goes, finished or not.
+
+    0 if none has begun since this is kept.
+
+    Raises:
+        FormatError: If the value is not a number.
+    """
+    key = keyspace.pack_sealing(run_number)
+    return decode_sealing(tr.get(key), key=key)
+
+
+def decode_sealing(value: bytes | None, *, key: bytes) -> int:
+    """Return the number of a block in `value`, 0 for None.
+
+    Raises:
+        FormatError: If it is not one.
+    """
+    if value is None:
+        return 0
+    try:
+        (number,) = keyspace.unpack_ints(value, 0)
+    except ValueError as error:
+        raise corrupt(key, str(error)) from error
+    return number
+
+
+def put_sealing_upto(tr: Transaction, run_number: int, upto: int) -> None:
+    """Note that a seal of the blocks below `upto` has begun."""
+    tr.set(keyspace.pack_sealing(run_number), keyspace.pack_int(upto))
 
 
 def seal_is_due(state: RunState) -> bool:

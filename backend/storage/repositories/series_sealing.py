@@ -2,16 +2,16 @@
 
 A seal takes the blocks that exist when it begins, merges them (the last write of each
 step counts), and writes the result series by series in transactions of about 1 MB. It
-may stop
-anywhere and be begun again, by anyone:
+may stop anywhere and be begun again, by anyone:
 
 - The blocks stay until the last transaction, which removes them only after every series
   in them is in chunks. Until then a reader that lays the blocks over the chunks sees
   each point once, whatever part has been sealed: the blocks are the newest suffix of
   the log, so for each step they hold the value that the chunks hold or a newer one.
-- A series' record says up to which block it is sealed. A slower worker that sealed from
-an
-  older view finds its series done and writes nothing: older values cannot come back.
+- The first transaction of a seal notes up to which block it goes; each transaction of
+  another from an older view finds that and writes nothing, so an older value cannot
+  replace a newer one of a series half sealed. A series' record says up to which block
+  all of it is sealed, so that what is done is not done again.
 - All writes of a transaction follow from what it read in the same transaction.
 - Appends never touch the keys sealing reads, apart from the last transaction, which is
   tiny. Deleting a run clears its record first, which every transaction here reads.
@@ -36,7 +36,12 @@ from backend.storage.codecs.summaries import (
 )
 from backend.storage.engine.base import Engine, KeyRange, ReadTransaction, Transaction
 from backend.storage.keyspace import Subspace
-from backend.storage.repositories.run_state import get_run_state, put_run_state
+from backend.storage.repositories.run_state import (
+    get_run_state,
+    get_sealing_upto,
+    put_run_state,
+    put_sealing_upto,
+)
 from backend.storage.repositories.series_chunks import (
     clear_chunk,
     decode_columns_of,
@@ -109,6 +114,8 @@ class _Output:
 def seal_run(engine: Engine, run_number: int, *, compact: bool = False) -> int:
     """Seal what is in the run's tail now; return the number of points sealed.
 
+    0 also where another seal, begun later, has the same blocks in hand.
+
     Idempotent, resumable, and safe beside appends, readers and other seals of the run.
 
     Args:
@@ -177,10 +184,15 @@ def _seal_some(
 ) -> list[int] | None:
     """Seal as much of `some` as fits; return how many points of each are now done.
 
-    None if the run is gone.
+    None if the run is gone, or a seal begun later has taken over.
     """
     if tr.get(keyspace.pack_run(run_number)) is None:
         return None
+    newest = get_sealing_upto(tr, run_number)
+    if newest > upto:
+        return None
+    if newest < upto:
+        put_sealing_upto(tr, run_number, upto)
     plans = _plan_all(tr, run_number, some, upto=upto, compact=compact)
     _read_old_chunks(tr, run_number, plans)
     output = _Output()

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import math
 import struct
+import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -357,6 +358,83 @@ def test_openings_and_finishes_are_part_of_the_stream(stores: Stores) -> None:
         run = store.engine.read(lambda tr: store.runs.get(tr, "run"))
     assert (result.applied, result.points, result.sealed_points) == (2, 1, 1)
     assert (run.active, run.resumed_count) == (False, 0)
+
+
+# --- seals of one run at once --------------------------------------------------------
+
+
+class SteppedEngine(EngineAround):
+    """Stops before each transaction until it is told to go on."""
+
+    def __init__(self, inner: Engine) -> None:
+        super().__init__(inner)
+        self.go_on = threading.Semaphore(0)
+        self.stopped = threading.Semaphore(0)
+
+    @override
+    def transact(self, fn: Callable[[Transaction], T], *, timeout_s: float = 30.0) -> T:
+        self.stopped.release()
+        assert self.go_on.acquire(timeout=60)
+        return super().transact(fn, timeout_s=timeout_s)
+
+
+class SteppedSeal:
+    """A seal that goes on by one transaction at a time. Its view is of the start."""
+
+    def __init__(self, store: Store, run_number: int) -> None:
+        self._engine = SteppedEngine(store.engine)
+        self._thread = threading.Thread(
+            target=self._seal, args=(store, run_number), daemon=True
+        )
+        self._is_done = False
+        self._thread.start()
+        assert self._engine.stopped.acquire(timeout=60)
+
+    def _seal(self, store: Store, run_number: int) -> None:
+        try:
+            store.series.seal(self._engine, run_number)
+        finally:
+            self._is_done = True
+            self._engine.stopped.release()
+
+    def step(self) -> bool:
+        """Let the next transaction happen; return whether there was one."""
+        if self._is_done:
+            return False
+        self._engine.go_on.release()
+        assert self._engine.stopped.acquire(timeout=60)
+        return True
+
+    def finish(self) -> None:
+        while self.step():
+            pass
+        self._thread.join(60)
+
+
+@pytest.mark.usefixtures("small_limits")
+@settings(max_examples=40)
+@given(
+    sent=st.lists(batches, min_size=2, max_size=4),
+    turns=st.lists(st.integers(0, 3), max_size=16),
+)
+def test_seals_of_one_run_at_once_keep_the_last_value_of_each_step(
+    stores: Stores, *, sent: list[list[Point]], turns: list[int]
+) -> None:
+    with stores.open() as store:
+        scenario = Scenario(store, with_positions=True)
+        seals = []
+        for batch in sent:
+            scenario.send(batch)
+            scenario.apply()
+            run = store.engine.read(lambda tr: store.runs.get(tr, "run"))
+            seals.append(SteppedSeal(store, run.number))
+        for turn in turns:
+            seals[turn % len(seals)].step()
+        for seal in seals:
+            seal.finish()
+        scenario.check()
+        scenario.seal(final=True)
+        scenario.check()
 
 
 # --- events --------------------------------------------------------------------------

@@ -294,6 +294,11 @@ DAMAGE: dict[str, tuple[Callable[[Hand], object], str]] = {
         lambda h: h.spoil(Subspace.REACTION),
         "^event to be acted on",
     ),
+    "seal unreadable": (lambda h: h.spoil(Subspace.SEALING), "^seal of run"),
+    "seal too far": (
+        lambda h: h.tr.set(keyspace.pack_sealing(h.number()), keyspace.pack_int(99)),
+        "goes up to block 99 of",
+    ),
     "state unreadable": (lambda h: h.spoil(Subspace.RUN_STATE), "^state of run"),
     "state gone": (
         lambda h: h.tr.clear(keyspace.pack_run_state(h.number("open"))),
