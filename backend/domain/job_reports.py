@@ -17,6 +17,7 @@ SHOWN: Final = 10
 LABELS: Final[Mapping[str, str]] = {
     "active": "active runs looked at",
     "finished": "of these, stale",
+    "unsealed": "of these, last points not compressed yet, see the log",
     "run_ids": "which",
     "looked_at": "tombstones looked at",
     "cleared": "of these, expired",

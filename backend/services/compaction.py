@@ -5,17 +5,20 @@ Design note: docs/subsystems/maintenance.md#compact_chunks
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from backend.domain.runs import Run
-from backend.errors import FormatError
+from backend.services.damage import IMPOSSIBLE
 from backend.services.long_work import Checkpoint, Observer, Step, nobody
 from backend.storage.engine.base import ReadTransaction
 from backend.storage.repositories.series_compaction import compact_run
 
 if TYPE_CHECKING:
     from backend.storage.factory import Store
+
+logger = logging.getLogger(__name__)
 
 PAGE: Final = 100
 
@@ -27,7 +30,8 @@ class CompactionReport:
     Attributes:
         runs: Runs looked at; active ones are passed over.
         changed: Of these, had chunks to merge.
-        damaged: Of these, could not be read whole; `store verify` tells more.
+        damaged: Of these, could not be read or rewritten whole; the log and
+            `store verify` tell more.
         groups: Groups of chunks merged.
         chunks_before: Chunks there were in them.
         chunks_after: Chunks they are now.
@@ -84,8 +88,10 @@ def _compact(
         if not dry_run:
             store.series.seal(store.engine, run.number, final=True)
         done = compact_run(store.engine, run.number, dry_run=dry_run, between=tell)
-    except FormatError:
+    except IMPOSSIBLE as error:
         report.damaged += 1
+        extra = {"run_id": run.run_id, "code": error.code}
+        logger.exception("compaction.run_left", extra=extra)
         return
     report.changed += bool(done.groups)
     report.groups += done.groups

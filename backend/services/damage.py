@@ -1,4 +1,4 @@
-"""Reading many things at once although some of them are damaged.
+"""Work on many runs although some of them are damaged or cannot be written.
 
 Design note: docs/subsystems/storage.md#what-it-promises
 """
@@ -7,9 +7,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
-from backend.errors import FormatError
+from backend.errors import (
+    FormatError,
+    KeyTooLargeError,
+    TransactionTooLargeError,
+    TransactionTooOldError,
+    ValueTooLargeError,
+)
+
+SPLITTABLE: Final = (TransactionTooLargeError, TransactionTooOldError)
+"""Store errors that smaller transactions may avoid. The engine has tried again itself
+for as long as it takes a passing trouble to pass."""
+
+IMPOSSIBLE: Final = (FormatError, KeyTooLargeError, ValueTooLargeError, *SPLITTABLE)
+"""Store errors that come from what one run has stored, or is to store. Trying again
+does not help; stopping for them would stop the work on every other run."""
 
 K = TypeVar("K")
 V = TypeVar("V")

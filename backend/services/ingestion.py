@@ -28,17 +28,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from backend.bus.base import Record
-from backend.errors import (
-    FormatError,
-    InvalidInputError,
-    KeyTooLargeError,
-    MatyanError,
-    StoreError,
-    TransactionTooLargeError,
-    TransactionTooOldError,
-    ValueTooLargeError,
-)
+from backend.errors import InvalidInputError, MatyanError, StoreError
 from backend.services.allowance import Allowance
+from backend.services.damage import IMPOSSIBLE, SPLITTABLE
 from backend.services.ingestion_batches import (
     NEW_SERIES_BYTES,
     IncomingBatch,
@@ -61,16 +53,8 @@ if TYPE_CHECKING:
 MAX_TRANSACTION_BYTES: Final = 1024 * 1024
 MAX_TRANSACTION_RECORDS: Final = 500
 
-_SPLIT: Final = (TransactionTooLargeError, TransactionTooOldError)
-"""Store errors that smaller transactions may avoid. The engine has tried again itself
-for as long as it takes a passing trouble to pass."""
-
-_IMPOSSIBLE: Final = (FormatError, KeyTooLargeError, ValueTooLargeError, *_SPLIT)
-"""Store errors that come from the record, or from what its run has stored: delivering
-it again would stop the loop for every other run."""
-
 SHARES: Final = (1, 8, 64)
-"""What a record that meets one of `_SPLIT` by itself is tried with, one after the
+"""What a record that meets one of `SPLITTABLE` by itself is tried with, one after the
 other: of all that a transaction takes on, one part in so many."""
 
 _REASONS_TOLD: Final = 5
@@ -186,11 +170,11 @@ def _apply_group(
         except EventsRefusedError as error:
             return _refuse_events(group, error, result)
         except MatyanError as error:
-            if isinstance(error, StoreError) and not isinstance(error, _IMPOSSIBLE):
+            if isinstance(error, StoreError) and not isinstance(error, IMPOSSIBLE):
                 raise
             if len(group) > 1:
                 return _apply_singly(store, group, result)
-            smaller = next(shares, None) if isinstance(error, _SPLIT) else None
+            smaller = next(shares, None) if isinstance(error, SPLITTABLE) else None
             if smaller is None:
                 _reject(result, group[0].record, error)
                 return []
@@ -278,7 +262,7 @@ def _seal(store: Store, write: RunWrite) -> int:
     number = write.run.number
     try:
         return store.series.seal(store.engine, number, final=write.finished)
-    except _IMPOSSIBLE as error:
+    except IMPOSSIBLE as error:
         # What came is stored and readable; trying again would stop every other run.
         logger.exception(
             "ingestion.seal_failed",

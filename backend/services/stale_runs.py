@@ -9,11 +9,13 @@ Design note: docs/subsystems/maintenance.md#finish_stale_runs
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from backend.domain.runs import Run
+from backend.services.damage import IMPOSSIBLE, read_intact
 from backend.services.long_work import Checkpoint, Observer, Step, nobody
 from backend.storage import indexes
 from backend.storage.engine.base import ReadTransaction, Transaction
@@ -22,6 +24,8 @@ from matyan_wire.batch import METRIC
 
 if TYPE_CHECKING:
     from backend.storage.factory import Store
+
+logger = logging.getLogger(__name__)
 
 PAGE: Final = 100
 MAX_LISTED: Final = 200
@@ -36,11 +40,15 @@ class StaleReport:
     Attributes:
         active: Active runs looked at.
         finished: Of these, finished because they were stale.
-        run_ids: The first of them.
+        unsealed: Of the finished ones, the tail could not be sealed: it stays readable.
+        damaged: Of the active ones, could not be read; `store verify` tells more.
+        run_ids: The first of the finished ones.
     """
 
     active: int = 0
     finished: int = 0
+    unsealed: int = 0
+    damaged: int = 0
     run_ids: list[str] = field(default_factory=list)
 
 
@@ -68,10 +76,14 @@ def finish_stale_runs(  # noqa: PLR0913 - what the command lets choose
             return store.runs.numbers_with(tr, term, before=before, limit=PAGE)
 
         numbers = store.engine.read(read)
-        for number in _stale(store, numbers, before_us=now_us - idle_us):
-            finished = dry_run or _finish(store, number, idle_us=idle_us, now_us=now_us)
-            if finished:
+        intact = _last_heard(store, numbers)
+        report.damaged += sum(heard_us is None for heard_us in intact.values())
+        for number, heard_us in intact.items():
+            if heard_us is None or heard_us >= now_us - idle_us:
+                continue
+            if dry_run or _finish(store, number, idle_us=idle_us, now_us=now_us):
                 _count(store, report, number)
+            report.unsealed += not dry_run and not _seal(store, number)
         report.active += len(numbers)
         if len(numbers) < PAGE:
             return asdict(report)
@@ -117,12 +129,18 @@ def _last_points(tr: ReadTransaction, store: Store, run: Run) -> list[int]:
     return found
 
 
-def _stale(store: Store, numbers: Sequence[int], *, before_us: int) -> list[int]:
-    def read(tr: ReadTransaction) -> list[int]:
-        runs = store.runs.get_by_numbers(tr, numbers)
-        return [r.number for r in runs if last_heard_us(tr, store, r) < before_us]
+def _last_heard(store: Store, numbers: Sequence[int]) -> dict[int, int | None]:
+    """Return when each run last received anything, None for those not intact."""
 
-    return store.engine.read(read)
+    def read(some: Sequence[int]) -> dict[int, int]:
+        def heard(tr: ReadTransaction) -> dict[int, int]:
+            runs = store.runs.get_by_numbers(tr, some)
+            return {run.number: last_heard_us(tr, store, run) for run in runs}
+
+        return store.engine.read(heard)
+
+    found = read_intact(read, numbers)
+    return {number: found.get(number) for number in numbers}
 
 
 def _finish(store: Store, number: int, *, idle_us: int, now_us: int) -> bool:
@@ -140,10 +158,18 @@ def _finish(store: Store, number: int, *, idle_us: int, now_us: int) -> bool:
         store.runs.save(tr, run, finished)
         return True
 
-    finished = store.engine.transact(change)
+    return store.engine.transact(change)
+
+
+def _seal(store: Store, number: int) -> bool:
     # A commit whose result was unknown may have finished it: sealing is harmless.
-    store.series.seal(store.engine, number, final=True)
-    return finished
+    try:
+        store.series.seal(store.engine, number, final=True)
+    except IMPOSSIBLE as error:
+        extra = {"run_number": number, "code": error.code}
+        logger.exception("stale_runs.seal_failed", extra=extra)
+        return False
+    return True
 
 
 def _count(store: Store, report: StaleReport, number: int) -> None:

@@ -29,6 +29,12 @@ TIER_RATIO: Final = 4
 TRAILING_ROWS: Final = 16
 """How many of the last chunks an append looks at."""
 
+MAX_MERGE_BYTES: Final = 2 * 1024 * 1024
+"""An append absorbs chunks of objects only while old and new together stay below it,
+and a transaction of several merges ends there: one alone always goes through. A chunk
+of more than `objects.TARGET_BYTES` holds a single point, so it stays below the 7 MiB of
+an object and a few small chunks."""
+
 _NEARLY_FULL: Final = 0.75
 
 
@@ -43,7 +49,12 @@ class Merge:
 
 
 def plan_merges(
-    rows: Rows, steps: Int64s, *, is_object: bool, compact: bool = False
+    rows: Rows,
+    steps: Int64s,
+    *,
+    is_object: bool,
+    compact: bool = False,
+    sizes: Int64s | None = None,
 ) -> list[Merge]:
     """Return the merges for new, ascending, unique, non-empty `steps`.
 
@@ -53,6 +64,7 @@ def plan_merges(
         steps: The new points' steps.
         is_object: Which limits count.
         compact: Whether to merge all that is small at the end, as when a run finishes.
+        sizes: Bytes of each new object, where the merges are to be made.
 
     Returns:
         Merges that partition both the chunks they name and the points, ascending.
@@ -65,7 +77,14 @@ def plan_merges(
     cover = np.maximum(np.searchsorted(firsts, steps[:late], side="right") - 1, 0)
     suffix = len(rows)
     if late < count:
-        suffix = _absorb(rows, count - late, is_object=is_object, compact=compact)
+        new_bytes = 0 if sizes is None else int(sizes[late:].sum())
+        suffix = _absorb(
+            rows,
+            count - late,
+            is_object=is_object,
+            compact=compact,
+            new_bytes=new_bytes,
+        )
         if late and int(cover[-1]) == len(rows) - 1:
             suffix = min(suffix, len(rows) - 1)
     merges = []
@@ -78,8 +97,10 @@ def plan_merges(
     return merges
 
 
-def _absorb(rows: Rows, total: int, *, is_object: bool, compact: bool) -> int:
-    first = len(rows)
+def _absorb(
+    rows: Rows, total: int, *, is_object: bool, compact: bool, new_bytes: int
+) -> int:
+    first, size = len(rows), new_bytes
     counts, sums = rows["count"].tolist(), rows["sum"].tolist()
     while first > 0:
         count = counts[first - 1]
@@ -89,7 +110,9 @@ def _absorb(rows: Rows, total: int, *, is_object: bool, compact: bool) -> int:
             full = (
                 count > _NEARLY_FULL * objects.TARGET_POINTS
                 or sums[first - 1] > _NEARLY_FULL * objects.TARGET_BYTES
+                or size + sums[first - 1] > MAX_MERGE_BYTES
             )
+            size += sums[first - 1]
         else:
             full = count > _NEARLY_FULL * chunks.TARGET_POINTS
         if full:

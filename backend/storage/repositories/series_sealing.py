@@ -59,6 +59,7 @@ from backend.storage.repositories.series_columns import (
 )
 from backend.storage.repositories.series_dictionary import put_record, read_records
 from backend.storage.repositories.series_merging import (
+    MAX_MERGE_BYTES,
     TRAILING_ROWS,
     Merge,
     cut,
@@ -73,6 +74,8 @@ MAX_BYTES: Final = 1024 * 1024
 MAX_SERIES: Final = 512
 MAX_POINTS: Final = 65_536
 MAX_CHUNKS_READ: Final = 128
+MAX_BYTES_READ: Final = 8 * 1024 * 1024
+"""Of chunks of objects, as their summaries tell; one merge's are read in any case."""
 
 
 @dataclass(slots=True)
@@ -219,22 +222,32 @@ def _plan_all(
         is_append = not row["count"] or int(points.steps[0]) > int(row["last_step"])
         plans.append(_Plan(work, record, points, record.row()[:0], is_append))
     _read_rows(tr, run_number, plans)
-    chunks = 0
+    _choose_merges(plans, compact=compact)
+    return plans
+
+
+def _choose_merges(plans: list[_Plan], *, compact: bool) -> None:
+    """Plan merges until enough is to be read: a series' first when it is its turn."""
+    chunks, size = 0, 0
     for plan in plans:
+        is_object = plan.work.is_object
         merges = plan_merges(
             plan.rows,
             plan.points.steps,
-            is_object=plan.work.is_object,
+            is_object=is_object,
             compact=compact,
+            sizes=sizes_of(plan.points.values) if is_object else None,
         )
-        # At least one merge of a series is planned when it is its turn, else none.
         for merge in merges:
-            if chunks and chunks + merge.last - merge.first > MAX_CHUNKS_READ:
+            count = merge.last - merge.first
+            old = plan.rows["sum"][merge.first : merge.last].sum() if is_object else 0
+            full = chunks + count > MAX_CHUNKS_READ or size + old > MAX_BYTES_READ
+            if chunks and full:
                 chunks = MAX_CHUNKS_READ + 1
                 break
-            chunks += merge.last - merge.first
+            chunks += count
+            size += old
             plan.merges.append(merge)
-    return plans
 
 
 def _point_limit(work: _Work) -> int:
@@ -295,16 +308,53 @@ def _merge_one(tr: Transaction, run_number: int, plan: _Plan, output: _Output) -
             return
         new = plan.points.take(slice(merge.start, merge.stop))
         merged = concat([*old, new]).last_wins() if old else new
+        chunks = list(cut(merged, is_append=merge.last == len(plan.rows)))
+        kept = _unchanged(chunks, old)
+        written = [chunk for chunk in chunks if int(chunk.steps[0]) not in kept]
+        most = sum(_most_bytes(chunk) for chunk in written)
+        if output.written and output.written + most > MAX_MERGE_BYTES:
+            return
         for first_step in plan.rows["first_step"][merge.first : merge.last].tolist():
-            clear_chunk(tr, run_number, number, first_step)
-        for chunk in cut(merged, is_append=merge.last == len(plan.rows)):
+            if first_step not in kept:
+                clear_chunk(tr, run_number, number, first_step)
+        for chunk in written:
             value = encode_columns_of(chunk, is_object=plan.work.is_object)
-            first_step = int(chunk.steps[0])
-            put_chunk(tr, run_number, number, first_step, value)
-            output.keys.append((number, first_step))
-            output.chunks.append(chunk)
+            put_chunk(tr, run_number, number, int(chunk.steps[0]), value)
             output.written += len(value) + 200
+        output.keys += [(number, int(chunk.steps[0])) for chunk in chunks]
+        output.chunks += chunks
         plan.taken = merge.stop
+
+
+def _unchanged(chunks: list[Columns], old: list[Columns]) -> frozenset[int]:
+    """Return the first steps of the chunks of objects that are in the store already.
+
+    A late point beside an object of some megabytes must not write that again.
+    """
+    before = {int(chunk.steps[0]): chunk for chunk in old}
+    return frozenset(
+        first_step
+        for chunk in chunks
+        if (known := before.get(first_step := int(chunk.steps[0]))) is not None
+        and chunk.values.dtype == object
+        and _is_same(chunk, known)
+    )
+
+
+def _is_same(one: Columns, other: Columns) -> bool:
+    return (
+        np.array_equal(one.steps, other.steps)
+        and np.array_equal(one.times_us, other.times_us)
+        and np.array_equal(one.epochs, other.epochs, equal_nan=True)
+        and one.values.tolist() == other.values.tolist()
+    )
+
+
+def _most_bytes(chunk: Columns) -> int:
+    columns = 24 * len(chunk) + 200
+    if chunk.values.dtype != object:
+        return columns + 8 * len(chunk)
+    return columns + int(sizes_of(chunk.values).sum())
 
 
 def _write_summaries(

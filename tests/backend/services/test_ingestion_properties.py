@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from typing_extensions import override
 
@@ -27,6 +27,7 @@ from backend.storage.factory import Store
 from backend.storage.repositories import (
     run_state,
     series,
+    series_merging,
     series_sampling,
     series_sealing,
     series_tail,
@@ -138,6 +139,9 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(series_sealing, "MAX_POINTS", 24)
     monkeypatch.setattr(series_sealing, "MAX_SERIES", 2)
     monkeypatch.setattr(series_sealing, "MAX_CHUNKS_READ", 3)
+    monkeypatch.setattr(series_sealing, "MAX_BYTES_READ", 200)
+    monkeypatch.setattr(series_sealing, "MAX_MERGE_BYTES", 2000)
+    monkeypatch.setattr(series_merging, "MAX_MERGE_BYTES", 100)
     monkeypatch.setattr(series_sealing, "TRAILING_ROWS", 3)
     monkeypatch.setattr(series_tail, "MAX_BLOCK_POINTS", 10)
     monkeypatch.setattr(run_writing, "MAX_BLOCK_POINTS", 10)
@@ -416,6 +420,11 @@ class SteppedSeal:
 @given(
     sent=st.lists(batches, min_size=2, max_size=4),
     turns=st.lists(st.integers(0, 3), max_size=16),
+)
+@example(
+    # The second has sealed the first part of the series when the first comes to it.
+    sent=[[Point(REFS[0], i, 1.0) for i in range(30)], [Point(REFS[0], 0, 2.0)]],
+    turns=[1, 0, 0, 0, 0, 0, 0],
 )
 def test_seals_of_one_run_at_once_keep_the_last_value_of_each_step(
     stores: Stores, *, sent: list[list[Point]], turns: list[int]

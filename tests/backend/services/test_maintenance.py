@@ -75,12 +75,39 @@ def test_a_stale_run_is_finished_when_it_last_received(store: Store) -> None:
     write(store, "over", FinishRun(START_US), at_us=START_US)
     now_us = START_US + 10 * DAY_US
     report = finish_stale_runs(store, idle_us=5 * DAY_US, now_us=now_us)
-    assert report == {"active": 2, "finished": 1, "run_ids": ["stale"]}
+    assert report == {
+        "active": 2,
+        "finished": 1,
+        "unsealed": 0,
+        "damaged": 0,
+        "run_ids": ["stale"],
+    }
     stale = run_of(store, "stale")
     assert (stale.active, stale.finished_us) == (False, START_US)
     assert run_of(store, "fresh").active
     again = finish_stale_runs(store, idle_us=5 * DAY_US, now_us=now_us)
     assert again["finished"] == 0
+
+
+def test_a_run_that_cannot_be_read_or_sealed_does_not_stop_the_others(
+    store: Store,
+) -> None:
+    for run_id in ("first", "rotten", "unsealed", "last"):
+        write(store, run_id, metrics={LOSS: [1.0]}, at_us=START_US)
+    store.series.seal(store.engine, run_of(store, "unsealed").number)
+    write(store, "unsealed", metrics={LOSS: [2.0]}, at_us=START_US)
+    keys = [
+        keyspace.pack_run_state(run_of(store, "rotten").number),
+        keyspace.pack_chunk(run_of(store, "unsealed").number, 0, 0, 0),
+    ]
+    store.engine.transact(lambda tr: [tr.set(key, b"\xc1") for key in keys])
+    now_us = START_US + 10 * DAY_US
+    report = finish_stale_runs(store, idle_us=DAY_US, now_us=now_us)
+    assert (report["finished"], report["unsealed"], report["damaged"]) == (3, 1, 1)
+    assert not run_of(store, "last").active
+    assert run_of(store, "rotten").active
+    compacted = compact_chunks(store)
+    assert (compacted["runs"], compacted["damaged"]) == (4, 1)
 
 
 def test_a_dry_run_finishes_nothing(store: Store) -> None:

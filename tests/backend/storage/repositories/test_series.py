@@ -18,7 +18,8 @@ from backend.storage import keyspace
 from backend.storage.engine.base import KeyRange, KeyValue, ReadTransaction
 from backend.storage.factory import Store
 from backend.storage.keyspace import Subspace
-from matyan_wire.batch import CreateRun, SeriesRef
+from backend.storage.repositories.run_state import get_run_state
+from matyan_wire.batch import CreateRun, SeriesRef, encode_payload
 from tests.backend.storage.series_model import Frame, Log, Point
 
 T = TypeVar("T")
@@ -286,6 +287,34 @@ def test_a_chunk_that_grows_too_large_is_halved(store: Store, log: Log) -> None:
     store.series.seal(store.engine, run.number)
     rows = store.engine.read(lambda tr: store.series.summaries(tr, run.number, 0))
     assert rows["count"].tolist() == [2024, 2024, 2048]
+
+
+def objects_of(store: Store, run: Run) -> dict[int, bytes]:
+    found = store.engine.read(lambda tr: store.series.read_objects(tr, run.number, 0))
+    return dict(zip(found.steps.tolist(), found.payloads, strict=True))
+
+
+def test_objects_as_large_as_may_be_are_sealed_whatever_stands_beside_them(
+    store: Store, log: Log
+) -> None:
+    """Merged with what they meet, they would be beyond a transaction, every time."""
+    noise = np.random.default_rng(0).bytes
+    sizes = [*[190_000] * 20, 7_300_000, *[190_000] * 3]
+    values = {10 * step: noise(size) for step, size in enumerate(sizes)}
+    for step, value in values.items():
+        run = send(store, log, [Point(IMAGES, step, value)])
+        if step == 190:
+            store.series.seal(store.engine, run.number)
+    values |= {step: noise(7_300_000) for step in (205, 201, 5)}
+    for step in (205, 201, 5):
+        run = send(store, log, [Point(IMAGES, step, values[step])])
+    store.series.seal(store.engine, run.number, final=True)
+    state = store.engine.read(lambda tr: get_run_state(tr, run.number))
+    assert state.first_tail == state.next_tail
+    expected = {step: encode_payload(values[step]) for step in sorted(values)}
+    assert objects_of(store, run) == expected
+    rows = store.engine.read(lambda tr: store.series.summaries(tr, run.number, 0))
+    assert int(rows["count"].sum()) == len(values)
 
 
 def test_a_slower_seal_from_an_older_view_brings_nothing_back(
