@@ -46,6 +46,7 @@ def validate_batch(batch: wire.Batch, *, run_id: str) -> None:
         raise BatchError(path="version", reason=reason)
     if batch.run_id != run_id:
         raise BatchError(path="run_id", reason="is not the run of this connection")
+    _check_sent(batch.sent_us)
     _check_position(batch.position)
     for index, ref in enumerate(batch.series):
         _check_series(f"series[{index}]", ref)
@@ -55,6 +56,12 @@ def validate_batch(batch: wire.Batch, *, run_id: str) -> None:
         _check_objects(batch.objects, batch.series)
     for index, event in enumerate(batch.events):
         _check_event(f"events[{index}]", event)
+
+
+def _check_sent(sent_us: int) -> None:
+    if sent_us != wire.UNKNOWN_TIME and abs(sent_us) > limits.MAX_SENT_US:
+        reason = f"must be microseconds since the epoch, is {sent_us}"
+        raise BatchError(path="sent_us", reason=reason)
 
 
 def _check_position(position: wire.Position | None) -> None:

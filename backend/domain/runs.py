@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+MAX_CLOCK_OFFSET_US: Final = 100 * 366 * 86_400_000_000
+"""A century: what lies beyond says nothing about a clock."""
+
+
+def plausible_offset_us(offset_us: int) -> int:
+    """Return `offset_us` if two clocks can differ by it, else 0."""
+    return offset_us if abs(offset_us) <= MAX_CLOCK_OFFSET_US else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from backend.domain.runs import Run
+from backend.domain.runs import Run, plausible_offset_us
 from backend.errors import InvalidInputError, LimitExceededError
 from backend.services.experiments import ensure_experiment
 from backend.services.run_blobs import refer_blob
@@ -55,10 +55,13 @@ MIN_CLOCK_OFFSET_US: Final = 2_000_000
 
 
 def clock_offset_us(*, received_us: int, client_time_us: int) -> int:
-    """Return the server's clock minus the writer's, 0 when small or not known."""
+    """Return the server's clock minus the writer's.
+
+    0 when it is small, not known, or more than clocks differ by.
+    """
     if client_time_us == UNKNOWN_TIME:
         return 0
-    offset = received_us - client_time_us
+    offset = plausible_offset_us(received_us - client_time_us)
     return offset if abs(offset) >= MIN_CLOCK_OFFSET_US else 0
 
 

@@ -46,7 +46,10 @@ def make_batch() -> wire.Batch:
 
 
 def test_a_batch_of_everything_is_valid() -> None:
-    validate_batch(make_batch(), run_id="run")
+    batch = make_batch()
+    for sent_us in (wire.UNKNOWN_TIME, 0, 10**16, -(10**16)):
+        batch.sent_us = sent_us
+        validate_batch(batch, run_id="run")
 
 
 @pytest.mark.parametrize(
@@ -119,6 +122,8 @@ LONG = "x" * 5000
     [
         (edit(version=2), "version: unknown version 2; known is 1"),
         (edit(run_id="other"), "run_id: is not the run"),
+        (edit(sent_us=10**16 + 1), "sent_us: must be microseconds since the epoch"),
+        (edit(sent_us=5 - 2**63), "sent_us: must be microseconds since the epoch"),
         (position(writer=""), "position.writer: must be 1 to 64"),
         (position(writer="w" * 65), "position.writer: must be 1 to 64"),
         (position(seq=0), "position.seq: must be 1 or more"),

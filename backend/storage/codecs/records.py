@@ -17,7 +17,7 @@ import msgspec
 
 from backend.domain.blobs import BlobHistory, Claim, Grant
 from backend.domain.entities import Artifact, Experiment, Note, Tag
-from backend.domain.runs import Run
+from backend.domain.runs import Run, plausible_offset_us
 from backend.errors import FormatError
 from backend.storage.codecs.frames import corrupt
 
@@ -157,7 +157,8 @@ def decode_run(value: bytes, *, number: int, key: bytes) -> Run:
         record.archived,
         record.experiment_id,
         record.tag_ids,
-        record.clock_offset_us,
+        # Of before this was looked at when a run is made.
+        plausible_offset_us(record.clock_offset_us),
         record.resumed_count,
     )
 

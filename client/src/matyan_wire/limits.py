@@ -33,6 +33,9 @@ MAX_SERIES_PER_RUN: Final = 2_000_000
 MAX_POINTS_PER_BATCH: Final = 1_000_000
 MAX_BLOB_PATH_BYTES: Final = 1024
 MAX_WRITER_CHARS: Final = 64
+MAX_SENT_US: Final = 10**16
+"""A writer's clock, microseconds since the epoch, in both directions: to the year 2286.
+What lies beyond is no clock."""
 
 
 def is_run_id(text: str) -> bool:

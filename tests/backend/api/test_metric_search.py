@@ -199,3 +199,15 @@ def test_align_refuses_what_does_not_fit(api, body):
 
     assert response.status_code == 422
     assert response.json()["error"]["code"] == "validation_error"
+
+
+def test_a_writer_whose_clock_is_none_does_not_break_the_search(api, writer):
+    writer.run("good")
+    writer.metric("good", "loss", [1.0])
+    writer.send("odd", sent_us=5 - 2**63, received_us=1_795_420_900_000_000)
+    writer.metric("odd", "loss", [1.0])
+
+    found = api.trees("runs/search/metric?q=")
+
+    assert set(found) >= {"good", "odd"}
+    assert len(found["good"]["traces"][0]["values"]) == 1

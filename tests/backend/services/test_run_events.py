@@ -86,6 +86,8 @@ def attributes(store: Store) -> dict[str, Any]:
         (T0 + SECOND, 0),
         (T0 - 3600 * SECOND, 3600 * SECOND),
         (T0 + 2 * SECOND, -2 * SECOND),
+        (-(2**63) + 5, 0),
+        (2**64 - 1, 0),
     ],
 )
 def test_clock_offset_is_kept_when_it_cannot_be_latency(

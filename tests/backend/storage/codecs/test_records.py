@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 import pytest
 
@@ -46,6 +48,11 @@ def test_run_bytes_are_stable() -> None:
     assert encode_run(RUN).hex() == (
         "9c01a26964a46e616d65a561626f75740506c2c3a365787092a27431a27432fd02"
     )
+
+
+def test_a_clock_offset_of_before_it_was_bounded_counts_as_none() -> None:
+    value = encode_run(replace(RUN, clock_offset_us=2**63 + 10**15))
+    assert decode_run(value, number=7, key=b"") == replace(RUN, clock_offset_us=0)
 
 
 def test_upload_bytes_are_stable() -> None:
