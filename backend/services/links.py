@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from backend.storage.factory import Store
 
 UNLINK_PAGE: Final = 200
-"""Runs changed in one transaction."""
+"""Runs changed in one transaction, at most."""
+
+UNLINK_BYTES: Final = 1024 * 1024
+"""What it writes before it ends: a run's record may have some 80 kB."""
 
 
 def unlink_runs(
@@ -28,9 +31,9 @@ def unlink_runs(
 ) -> None:
     """Change every run under `term`, then `remove` what they were linked to.
 
-    Works in transactions of `UNLINK_PAGE` runs; the last of them also removes, so no
-    run can be linked in between. A failure on the way leaves fewer links and the thing
-    in place: call it again.
+    Works in transactions of at most `UNLINK_PAGE` runs; the last of them also removes,
+    so no run can be linked in between. A failure on the way leaves fewer links and the
+    thing in place: call it again.
     """
 
     def step(tr: Transaction) -> bool:
@@ -39,6 +42,8 @@ def unlink_runs(
             run = store.runs.find_by_number(tr, number)
             if run is not None:
                 store.runs.save(tr, run, unlink(run))
+            if tr.approximate_size() >= UNLINK_BYTES:
+                return False
         if len(numbers) == UNLINK_PAGE:
             return False
         remove(tr)

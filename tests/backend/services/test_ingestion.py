@@ -47,7 +47,7 @@ from matyan_wire.batch import (
     encode_payload,
 )
 from matyan_wire.limits import MAX_ATTRIBUTES_BYTES, MAX_POINTS_PER_BATCH
-from tests.backend.storage.engines import EngineAround
+from tests.backend.storage.engines import CountingEngine, EngineAround
 from tests.backend.storage.series_model import RECEIVED_US, Frame, Log, Point
 
 T = TypeVar("T")
@@ -559,17 +559,6 @@ def test_trees_of_many_runs_are_spread_over_transactions(
     assert 2 <= engine.transactions <= 6
     for run_id, tree in trees.items():
         assert attributes_of(store, run_id) == {"noise": tree, "b": 1}
-
-
-class CountingEngine(EngineAround):
-    """Counts transactions."""
-
-    transactions = 0
-
-    @override
-    def transact(self, fn: Callable[[Transaction], T], *, timeout_s: float = 30.0) -> T:
-        self.transactions += 1
-        return super().transact(fn, timeout_s=timeout_s)
 
 
 class LateError(Exception):

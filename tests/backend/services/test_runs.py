@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -28,10 +30,13 @@ from backend.services.runs import (
     purge_run,
     update_run,
 )
+from backend.services.tags import create_tag, delete_tag, list_tags
 from backend.storage import indexes
 from backend.storage.engine.faults import Fault, FaultInjector
 from backend.storage.factory import Store
+from backend.storage.repositories.runs import MAX_TAGS
 from matyan_wire.batch import SeriesRef
+from tests.backend.storage.engines import CountingEngine
 from tests.backend.writing import START_US, make_run
 from tests.services.stores import Stores
 
@@ -118,6 +123,40 @@ def test_many_runs_take_several_transactions(store: Store) -> None:
 
 
 LOSS = SeriesRef("metric", "loss")
+
+
+def test_many_runs_of_much_are_changed_and_deleted_by_bytes(store: Store) -> None:
+    """In one transaction they would be beyond 10 MB, on every try."""
+    names = [f"r{i}" for i in range(90)]
+    tag_ids = tuple(sorted(str(uuid4()) for _ in range(MAX_TAGS)))
+    for name in names:
+        make_run(store, name)
+        run = get(store, name)
+        heavy = replace(run, tag_ids=tag_ids, description="x" * 60_000)
+        store.engine.transact(lambda tr, a=run, b=heavy: store.runs.save(tr, a, b))
+    engine = CountingEngine(store.engine)
+    counted = Store(engine)
+    assert archive_runs(counted, run_ids=names, archived=True, now_us=5) == 90
+    assert 5 <= engine.transactions <= 20
+    assert delete_runs(counted, run_ids=[*names, "unknown"], now_us=6) == 90
+    assert 10 <= engine.transactions <= 50
+    assert store.engine.read(store.runs.count) == 0
+    assert outbox.count_pending(store) == 180
+
+
+def test_a_tag_is_taken_off_many_runs_of_much(store: Store) -> None:
+    tag = create_tag(store, name="t", now_us=1)
+    for number in range(170):
+        make_run(store, f"r{number}")
+        run = get(store, f"r{number}")
+        heavy = replace(run, tag_ids=(tag.tag_id,), description="x" * 60_000)
+        store.engine.transact(lambda tr, a=run, b=heavy: store.runs.save(tr, a, b))
+    delete_tag(store, tag_id=tag.tag_id, now_us=2)
+    assert list_tags(store) == []
+    assert not any(
+        run.tag_ids
+        for run in store.engine.read(lambda tr: store.runs.page(tr, limit=0))
+    )
 
 
 def test_deleted_run_is_gone_at_once_and_its_data_after_the_purge(

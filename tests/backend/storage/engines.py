@@ -38,3 +38,14 @@ class EngineAround(Engine):
     @override
     def close(self) -> None:
         self._inner.close()
+
+
+class CountingEngine(EngineAround):
+    """Counts transactions."""
+
+    transactions = 0
+
+    @override
+    def transact(self, fn: Callable[[Transaction], T], *, timeout_s: float = 30.0) -> T:
+        self.transactions += 1
+        return super().transact(fn, timeout_s=timeout_s)
