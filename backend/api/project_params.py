@@ -18,6 +18,7 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from backend.api.trees import SEQUENCE_KINDS, params_tree
+from backend.services.damage import read_intact, read_page
 from backend.storage.engine.base import Engine, ReadTransaction
 from backend.storage.factory import Store
 
@@ -93,11 +94,13 @@ def _page(
     store: Store, tr: ReadTransaction, before: int | None
 ) -> tuple[list[dict[str, Any]], int | None]:
     """Return a page's attribute trees, and where the next page starts, if any."""
-    runs = store.runs.page(tr, limit=_PAGE, before=before)
+    runs = read_page(store.runs, tr, limit=_PAGE, before=before)
     if not runs:
         return [], None
     numbers = [run.number for run in runs]
-    trees = store.attributes.get_span(tr, numbers[-1], numbers[0])
+    trees = read_intact(
+        lambda some: store.attributes.get_span(tr, some[-1], some[0]), numbers
+    )
     last = numbers[-1] if len(runs) == _PAGE else None
     return [trees[number] for number in numbers if number in trees], last
 

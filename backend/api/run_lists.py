@@ -16,6 +16,7 @@ import numpy as np
 from backend.api.trees import seconds
 from backend.domain.runs import Run
 from backend.errors import RunNotFoundError
+from backend.services.damage import read_runs
 from backend.storage.engine.base import ReadTransaction
 from backend.storage.factory import Store
 from backend.storage.indexes import Term
@@ -69,7 +70,7 @@ def runs_under(
             )
         )
         runs += store.engine.read(
-            lambda tr, page=page: store.runs.get_by_numbers(tr, page)  # type: ignore[misc]  # bound now
+            lambda tr, page=page: read_runs(store.runs, tr, page)  # type: ignore[misc]  # bound now
         )
         if len(page) < size or (limit and len(runs) >= limit):
             return runs

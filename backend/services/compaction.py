@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from backend.domain.runs import Run
-from backend.services.damage import IMPOSSIBLE
+from backend.services.damage import IMPOSSIBLE, read_page
 from backend.services.long_work import Checkpoint, Observer, Step, nobody
 from backend.storage.engine.base import ReadTransaction
 from backend.storage.repositories.series_compaction import compact_run
@@ -63,7 +63,9 @@ def compact_chunks(
     while True:
 
         def read(tr: ReadTransaction, after: int = after) -> list[Run]:
-            return store.runs.page(tr, limit=PAGE, newest_first=False, after=after)
+            return read_page(
+                store.runs, tr, limit=PAGE, newest_first=False, after=after
+            )
 
         page = store.engine.read(read)
         for run in page:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from backend.errors import (
     FormatError,
@@ -24,6 +24,11 @@ for as long as it takes a passing trouble to pass."""
 IMPOSSIBLE: Final = (FormatError, KeyTooLargeError, ValueTooLargeError, *SPLITTABLE)
 """Store errors that come from what one run has stored, or is to store. Trying again
 does not help; stopping for them would stop the work on every other run."""
+
+if TYPE_CHECKING:
+    from backend.domain.runs import Run
+    from backend.storage.engine.base import ReadTransaction
+    from backend.storage.repositories.runs import RunRepository
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -65,3 +70,48 @@ def _read(
             return {}
     middle = len(wanted) // 2
     return _read(read, wanted[:middle], errors) | _read(read, wanted[middle:], errors)
+
+
+def read_runs(
+    runs: RunRepository, tr: ReadTransaction, numbers: Sequence[int]
+) -> list[Run]:
+    """Return the runs with these numbers whose records are intact, in their order."""
+
+    def read(some: Sequence[int]) -> dict[int, Run]:
+        return {run.number: run for run in runs.get_by_numbers(tr, some)}
+
+    found = read_intact(read, numbers)
+    return [found[number] for number in numbers if number in found]
+
+
+def read_page(  # noqa: PLR0913 - what a page of runs is asked with
+    runs: RunRepository,
+    tr: ReadTransaction,
+    *,
+    limit: int,
+    newest_first: bool = True,
+    after: int | None = None,
+    before: int | None = None,
+) -> list[Run]:
+    """Return a page of runs as `RunRepository.page` does, of those that are intact.
+
+    Fewer than `limit` are the last ones, as there.
+    """
+    found: list[Run] = []
+    while True:
+        size = limit - len(found)
+        try:
+            return found + runs.page(
+                tr, limit=size, newest_first=newest_first, after=after, before=before
+            )
+        except FormatError:
+            numbers = runs.page_numbers(
+                tr, limit=size, newest_first=newest_first, after=after, before=before
+            )
+        found += read_runs(runs, tr, numbers)
+        if len(numbers) < size or len(found) == limit:
+            return found
+        if newest_first:
+            before = numbers[-1]
+        else:
+            after = numbers[-1]

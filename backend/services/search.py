@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from backend.domain.entities import Experiment, Tag
 from backend.domain.runs import Run
 from backend.domain.series import Series
-from backend.services.damage import read_intact
+from backend.services.damage import read_intact, read_page, read_runs
 from backend.services.run_order import (
     NEWEST_FIRST,
     Order,
@@ -304,8 +304,8 @@ class _Search:
     def _page(
         self, first_no: int, before: int, size: int
     ) -> Callable[[ReadTransaction], list[Run]]:
-        return lambda tr: self.store.runs.page(
-            tr, limit=size, after=first_no - 1, before=before
+        return lambda tr: read_page(
+            self.store.runs, tr, limit=size, after=first_no - 1, before=before
         )
 
     def _lookup(
@@ -325,7 +325,7 @@ class _Search:
 
     def _read_runs(self, numbers: Sequence[int]) -> list[Run]:
         return self.store.engine.read(
-            lambda tr: self.store.runs.get_by_numbers(tr, numbers)
+            lambda tr: read_runs(self.store.runs, tr, numbers)
         )
 
     # --- evaluation ------------------------------------------------------------------

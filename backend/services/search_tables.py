@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from backend.domain.entities import Experiment, Tag
 from backend.domain.runs import Run
+from backend.services.damage import read_intact
 from backend.storage import indexes
 from backend.storage.engine.base import ReadTransaction
 
@@ -43,8 +44,9 @@ class SearchTables:
     def run_numbers(self, run_ids: Sequence[str]) -> list[int]:
         """Return the numbers of the runs there are among `run_ids`."""
         usable = [run_id for run_id in run_ids if indexes.is_entity_id(run_id)]
+        runs = self._store.runs
         found = self._store.engine.read(
-            lambda tr: self._store.runs.find_many(tr, usable)
+            lambda tr: read_intact(lambda some: runs.find_many(tr, some), usable)
         )
         return [run.number for run in found.values()]
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from backend.domain.runs import Run
+from backend.services.damage import read_page
 from backend.services.long_work import Observer, Step, nobody
 from backend.storage import indexes, keyspace
 from backend.storage.engine.base import ReadTransaction
@@ -162,7 +163,7 @@ def _iter_runs(store: Store) -> Iterator[Run]:
     while True:
 
         def read(tr: ReadTransaction, before: int | None = before) -> list[Run]:
-            return store.runs.page(tr, limit=ROWS, before=before)
+            return read_page(store.runs, tr, limit=ROWS, before=before)
 
         page = store.engine.read(read)
         yield from page

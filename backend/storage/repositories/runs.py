@@ -100,17 +100,29 @@ class RunRepository:
         before: int | None = None,
     ) -> list[Run]:
         """Return at most `limit` runs with after < number < before: one range read."""
-        begin, end = subspace_range(Subspace.RUN)
-        if after is not None:
-            begin = pack_run(after + 1)
-        if before is not None:
-            end = pack_run(before)
+        begin, end = _page_range(after, before)
         rows = tr.get_range(
             begin, end, limit=limit, reverse=newest_first, snapshot=True
         )
         return [
             decode_run(value, number=unpack_run(key), key=key) for key, value in rows
         ]
+
+    def page_numbers(
+        self,
+        tr: ReadTransaction,
+        *,
+        limit: int,
+        newest_first: bool = True,
+        after: int | None = None,
+        before: int | None = None,
+    ) -> list[int]:
+        """Return the numbers of the runs of a page, those of damaged records too."""
+        begin, end = _page_range(after, before)
+        rows = tr.get_range(
+            begin, end, limit=limit, reverse=newest_first, snapshot=True
+        )
+        return [unpack_run(key) for key, _ in rows]
 
     def create(
         self,
@@ -248,6 +260,15 @@ class RunRepository:
         while tr.get_many([pack_run(number), indexes.purge_key(number)]) != [None] * 2:
             number += 1
         return number
+
+
+def _page_range(after: int | None, before: int | None) -> tuple[bytes, bytes]:
+    begin, end = subspace_range(Subspace.RUN)
+    if after is not None:
+        begin = pack_run(after + 1)
+    if before is not None:
+        end = pack_run(before)
+    return begin, end
 
 
 def _pack_number(number: int) -> bytes:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from backend.errors import FormatError
-from backend.services.damage import read_intact
-from backend.storage.keyspace import Subspace, run_range
+from backend.services.damage import read_intact, read_page
+from backend.services.store_verify import verify_store
+from backend.storage.keyspace import Subspace, run_prefix
 
 
 def damage(store, run_id, subspace):
@@ -17,7 +18,8 @@ def damage(store, run_id, subspace):
 
     def write(tr):
         number = store.runs.get(tr, run_id).number
-        ((key, _value),) = tr.get_range(*run_range(subspace, number), limit=1)
+        prefix = run_prefix(subspace, number)
+        ((key, _value),) = tr.get_range(prefix, prefix + b"\xff", limit=1)
         tr.set(key, b"\xc1rotten")
 
     store.engine.transact(write)
@@ -34,7 +36,13 @@ def runs(writer):
     return found
 
 
-DAMAGED = [Subspace.ATTRIBUTES, Subspace.SERIES, Subspace.TAIL, Subspace.CHUNK]
+DAMAGED = [
+    Subspace.RUN,
+    Subspace.ATTRIBUTES,
+    Subspace.SERIES,
+    Subspace.TAIL,
+    Subspace.CHUNK,
+]
 
 
 @pytest.mark.parametrize("subspace", DAMAGED, ids=lambda item: item.name)
@@ -66,6 +74,50 @@ def test_a_damaged_chunk_costs_its_own_series_only(api, store, runs):
     acc, loss = api.trees("runs/search/metric?q=")["rotten"]["traces"]
 
     assert (len(acc["values"]), len(loss["values"])) == (0, 50)
+
+
+@pytest.fixture
+def intact(store, writer):
+    """The intact ones of 30 runs of which the records of some are damaged."""
+    for second in range(30):
+        writer.run(f"r{second}", second=second, attributes={f"p{second}": 1})
+        writer.metric(f"r{second}", "loss", [1.0])
+    rotten = {"r0", "r7", "r8", "r29"}
+    for run_id in rotten:
+        damage(store, run_id, Subspace.RUN)
+    return [f"r{n}" for n in range(30) if f"r{n}" not in rotten]
+
+
+def test_lists_pass_over_a_damaged_record_and_go_on_behind_it(api, store, intact):
+    newest_first = intact[::-1]
+
+    assert list(api.trees("runs/search/run?q=")) == newest_first
+    assert list(api.trees("runs/search/run?q=&limit=25")) == newest_first[:25]
+    assert list(api.trees("runs/search/run?q=run.active")) == newest_first
+    params = api.get("projects/params").json()["params"]
+    assert sorted(params) == sorted(f"p{run_id[1:]}" for run_id in intact)
+    problems = []
+    verify_store(store.engine, on_problem=problems.append)
+    assert len([p for p in problems if p.where.startswith("run ")]) >= 4
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 13, 26, 40])
+def test_pages_are_full_whatever_is_damaged(store, intact, newest_first, limit):
+    found, last = [], None
+    while True:
+        bound = {"before" if newest_first else "after": last}
+        page = store.engine.read(
+            lambda tr, bound=bound: read_page(
+                store.runs, tr, limit=limit, newest_first=newest_first, **bound
+            )
+        )
+        found += [run.run_id for run in page]
+        if len(page) < limit:
+            break
+        last = page[-1].number
+
+    assert found == (intact[::-1] if newest_first else intact)
 
 
 def test_what_is_intact_is_found_whatever_is_not():
