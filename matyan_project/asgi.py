@@ -14,11 +14,14 @@ from django.core.asgi import get_asgi_application
 from matyan_project import env
 
 env.use_settings("matyan_project.settings.dev")
-http = get_asgi_application()
+django = get_asgi_application()
 
 # After get_asgi_application(): these modules need the app registry.
 from backend.access.gate import AccessGate  # noqa: E402
+from backend.api.request_bodies import BodyGate  # noqa: E402
 from frontier import admission, routing  # noqa: E402
+
+http: Any = BodyGate(django)
 
 _NO_GATEWAY = "this server takes no runs; /api/v1/rest/version/ tells which one does"
 

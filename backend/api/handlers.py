@@ -34,6 +34,7 @@ _CODES: Final = {
     404: "not_found",
     405: "method_not_allowed",
     406: "not_acceptable",
+    408: "request_timeout",
     409: "conflict",
     413: "payload_too_large",
     415: "unsupported_media_type",
@@ -188,12 +189,22 @@ def not_found(request: HttpRequest, exception: Exception | None = None) -> JsonR
     return _json_error(404, "Not Found")
 
 
+def payload_too_large() -> JsonResponse:
+    """Answer a request whose body is over its limit."""
+    return _json_error(413, "The request's body is too large")
+
+
+def request_timeout() -> JsonResponse:
+    """Answer a request whose body comes too slowly."""
+    return _json_error(408, "The request's body came too slowly")
+
+
 def bad_request(
-    request: HttpRequest, exception: Exception | None = None
+    request: HttpRequest | None, exception: Exception | None = None
 ) -> JsonResponse:
     """Answer a request Django itself refused, such as one with a forged Host."""
     if isinstance(exception, RequestDataTooBig):
-        return _json_error(413, "The request's body is too large")
+        return payload_too_large()
     return _json_error(400, "Bad request")
 
 
