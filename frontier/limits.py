@@ -35,6 +35,10 @@ class GatewayLimits:
             wait for it to complete a frame.
         inline_bytes: Frames up to this size are decoded on the event loop.
         connections: WebSockets open at once; more are answered 503.
+        http_connections: Other connections open at once; see `http_protocol`.
+        head_bytes: Largest head of a request; a larger one is answered 431.
+        head_fields: Most header fields of a request; more are answered 431.
+        head_s: How long a connection may take to bring the head of a request.
         hold_s: How long an acknowledgement is held while the event log fails.
         uploads: Blobs received at once; more wait, unread.
         upload_stall_s: How long a blob's sender may send nothing.
@@ -49,6 +53,10 @@ class GatewayLimits:
     intake_stall_s: float = 15.0
     inline_bytes: int = MEBIBYTE // 2
     connections: int = 5_000
+    http_connections: int = 2_000
+    head_bytes: int = 64 * 1024
+    head_fields: int = 100
+    head_s: float = 15.0
     uploads: int = 64
     upload_stall_s: float = 60.0
     hold_s: float = 40.0

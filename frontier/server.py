@@ -24,6 +24,7 @@ from typing_extensions import override
 
 from frontier import producer
 from frontier.gateway import get_gateway
+from frontier.http_protocol import BoundedHttpProtocol
 from frontier.websocket_protocol import PacedWebSocketProtocol
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ def build_server(
         options: Further options of `uvicorn.Config`; they win over the ones here.
     """
     config = {
+        "http": BoundedHttpProtocol,
         "ws": PacedWebSocketProtocol,
         "ws_max_size": get_gateway().limits.frame_bytes,
         # Deflating scalars costs more than it saves, and inflating is a second copy.
