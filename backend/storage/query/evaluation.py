@@ -135,7 +135,7 @@ def invoke(
         BudgetExceededError: If the call or its result costs too much.
     """
     ev.budget.charge(1)
-    for arg in args:
+    for arg in (*args, *kwargs.values()):
         if type(arg) is int:
             check_int(arg)
     kind = type(function)

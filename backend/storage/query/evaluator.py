@@ -294,6 +294,9 @@ def _compile_display(compiler: _Compiler, node: ast.List | ast.Tuple | ast.Set) 
         values = items(ev, scope)
         for value in values:
             ev.budget.admit_element(value)
+        if build is set:
+            # Items whose hashes collide make each step a long one.
+            return set(iterate(ev, values))
         return build(values)
 
     return display

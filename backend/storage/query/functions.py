@@ -24,6 +24,7 @@ MAX_RANGE_ITEMS: Final = 1_000
 MAX_FORMAT_CHARS: Final = 64
 MAX_ROUND_DIGITS: Final = 400
 MAX_FACTORIAL: Final = 400
+ENCODINGS: Final = ("utf-8", "ascii", "latin-1")
 
 
 class Evaluation(Protocol):
@@ -80,10 +81,22 @@ def _range(_: Evaluation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return found
 
 
-def _bytes(_: Evaluation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _bytes(ev: Evaluation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if args and isinstance(args[0], int):
         raise BudgetExceededError
-    return bytes(*args, **kwargs)
+    return _encoded(bytes)(ev, args, kwargs)
+
+
+def _encoded(kind: Callable[..., Any]) -> Guarded:
+    """Guard types that take an encoding: not every one is linear, punycode is not."""
+
+    def call(ev: Evaluation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if kwargs or len(args) > 2 or (len(args) == 2 and args[1] not in ENCODINGS):
+            msg = f"One value expected, and one of {', '.join(ENCODINGS)}"
+            raise TypeError(msg)
+        return on_text(kind)(ev, args, kwargs)
+
+    return call
 
 
 def _round(_: Evaluation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -172,8 +185,14 @@ def _reorder(ev: Evaluation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
     items = list(iterate(ev, args[0]))
     wanted = args[1] if len(args) > 1 else kwargs.get("with_", items)
     unwanted = args[2] if len(args) > 2 else kwargs.get("without", ())
-    ev.budget.charge(len(items) * (1 + len(unwanted)))
-    return [item for item in wanted if item in items and item not in unwanted]
+    left_out = list(iterate(ev, unwanted))
+
+    def is_kept(item: Any) -> bool:
+        # Before each look through the lists: one may be short and the other long.
+        ev.budget.charge(len(items) + len(left_out))
+        return item in items and item not in left_out
+
+    return [item for item in iterate(ev, wanted) if is_kept(item)]
 
 
 def iterate(ev: Evaluation, items: Any) -> Iterable[Any]:
@@ -409,7 +428,6 @@ CALLABLES: Final[Mapping[Any, Guarded]] = {
             abs,
             bool,
             chr,
-            complex,
             datetime,
             divmod,
             hash,
@@ -424,7 +442,7 @@ CALLABLES: Final[Mapping[Any, Guarded]] = {
             timedelta,
         )
     },
-    **{f: on_text(f) for f in (float, int, repr, str)},
+    **{f: on_text(f) for f in (complex, float, int, repr)},
     **{f: _collect(f) for f in (all, any, frozenset, list, set, tuple)},
     **{f: _keyed(f) for f in (max, min, sorted)},
     **{f: plain(f) for f in _MATH.members.values() if callable(f)},
@@ -433,6 +451,7 @@ CALLABLES: Final[Mapping[Any, Guarded]] = {
     math.comb: _small(math.comb),
     math.perm: _small(math.perm),
     bytes: _bytes,
+    str: _encoded(str),
     callable: _callable,
     pow: _pow,
     range: _range,

@@ -31,6 +31,19 @@ def _replace(ev: Evaluation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
     return str.replace(*args, **kwargs)
 
 
+def _on_both(function: Callable[..., Any]) -> Guarded:
+    """Guard methods that may compare every place in a text with all of another."""
+
+    def call(ev: Evaluation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        text, *others = args
+        wanted = others[0] if others else kwargs.get("sep")
+        length = len(wanted) if isinstance(wanted, str) else 1
+        ev.budget.charge_text(len(text) * max(1, min(length, len(text))))
+        return function(*args, **kwargs)
+
+    return call
+
+
 def _padded(function: Callable[..., Any]) -> Guarded:
     def call(_: Evaluation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if args[1] > MAX_PADDING:
@@ -57,7 +70,8 @@ def _listed(function: Callable[[Any], Iterable[Any]]) -> Guarded:
 
 def _of_set(function: Callable[..., Any]) -> Guarded:
     def call(ev: Evaluation, args: tuple[Any, ...], _: dict[str, Any]) -> Any:
-        return function(args[0], *(list(iterate(ev, arg)) for arg in args[1:]))
+        # Not listed before: items whose hashes collide make each step a long one.
+        return function(args[0], *(iterate(ev, arg) for arg in args[1:]))
 
     return call
 
@@ -79,10 +93,11 @@ METHODS: Final[Mapping[type, Mapping[str, Guarded]]] = {
             str,
             "capitalize casefold count endswith find index isalnum isalpha isdecimal "
             "isdigit isidentifier islower isnumeric isspace istitle isupper lower "
-            "lstrip partition removeprefix removesuffix rfind rindex rpartition rsplit "
-            "rstrip split splitlines startswith strip swapcase title upper",
+            "partition removeprefix removesuffix split splitlines startswith swapcase "
+            "title upper",
             on_text,
         ),
+        **_methods(str, "lstrip rfind rindex rpartition rsplit rstrip strip", _on_both),
         **_methods(str, "center ljust rjust zfill", _padded),
         "replace": _replace,
         "join": _join,

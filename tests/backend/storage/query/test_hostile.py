@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+from typing_extensions import override
 
 from backend.domain.runs import Run
 from backend.storage.query import budget
+from backend.storage.query.functions import NAMES, Namespace
+from backend.storage.query.methods import METHODS
 from backend.storage.query.parser import Query, compile_query
 from backend.storage.query.proxies import RunView
 
@@ -13,8 +18,47 @@ LONG = "x" * 1_000_000
 HUGE = 1 << 8_000_000
 
 
+MANY = list(range(20_000))
+COLLIDING = [number * ((1 << 61) - 1) for number in range(100_001)]
+
+
+class Counted:
+    """A value that counts how often it is compared or hashed."""
+
+    work = 0
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        Counted.work += 1
+        return self is other
+
+    def __lt__(self, other: Counted) -> bool:
+        Counted.work += 1
+        return self.number < other.number
+
+    @override
+    def __hash__(self) -> int:
+        Counted.work += 1
+        return self.number
+
+
+COUNTED = [Counted(number) for number in range(1_000)]
+
+
 def view() -> RunView:
-    return RunView(Run(1, "h", "n", "", 0), attributes={"text": LONG, "huge": HUGE})
+    attributes = {
+        "text": LONG,
+        "huge": HUGE,
+        "many": MANY,
+        "colliding": COLLIDING,
+        "counted": COUNTED,
+        "few": set(COUNTED[:100]),
+        "word": "word",
+    }
+    return RunView(Run(1, "h", "n", "", 0), attributes=attributes)
 
 
 def nested_zip(levels: int) -> str:
@@ -66,6 +110,19 @@ CUT_OFF = [
     "math.gcd(run.huge, run.huge - 1)",
     "(a := [1, 2]) and [(a := a + a) for i in range(60)]",
     "(a := 'ab') and [(a := a + a) for i in range(60)]",
+    "reorder(run.many, run.text)",
+    "reorder(run.many, run.many)",
+    "reorder(run.many, without=run.many)",
+    "reorder([], run.many, run.many)",
+    "run.text.rfind('xy' + run.text[:500000])",
+    "run.text.rsplit('xy' + run.text[:500000])",
+    "run.text.rpartition('xy' + run.text[:500000])",
+    "run.text.strip('y' * 90000 + 'x')",
+    "pow(base=3, exponent=run.huge, modulus=run.huge)",
+    "{*run.colliding}",
+    "set(run.colliding)",
+    "{1}.union(run.colliding)",
+    "{1}.issubset(run.colliding)",
 ]
 
 
@@ -74,6 +131,46 @@ def test_costly_query_is_cut_off_and_matches_nothing(text: str) -> None:
     query = compile_query(text)
     assert not query.matches(view())
     assert query.cut_off == 1
+
+
+def callees() -> Iterator[str]:
+    for name, value in NAMES.items():
+        if isinstance(value, Namespace):
+            yield from (f"{name}.{member}" for member in value.members)
+        else:
+            yield name
+    examples = {list: "run.counted", set: "run.few", str: "run.word", dict: "{1: 2}"}
+    for kind, value in examples.items():
+        yield from (f"{value}.{name}" for name in METHODS[kind])
+
+
+ARGUMENTS = [
+    "run.counted",
+    "run.counted[0]",
+    "run.counted, run.counted",
+    "run.few, run.counted",
+    "run.counted, run.few, run.counted",
+    "*[run.counted] * 300",
+    "*run.counted",
+]
+
+
+@pytest.mark.parametrize("callee", list(callees()))
+def test_no_step_of_any_function_does_much(callee: str) -> None:
+    for arguments in ARGUMENTS:
+        query = compile_query(f"{callee}({arguments})")
+        before, Counted.work = query.steps_left, 0
+        query.matches(view())
+        steps = before - query.steps_left
+        # Once through an argument is what a step may do besides, sorting it too.
+        assert Counted.work <= len(COUNTED) * 30 + steps * 4, arguments
+
+
+@pytest.mark.parametrize("encoding", ["punycode", "idna", "unicode_escape"])
+def test_text_is_encoded_in_linear_time_only(encoding: str) -> None:
+    assert compile_query("bytes('é', 'utf-8') != b''").matches(view())
+    assert not compile_query(f"bytes('é', '{encoding}') != b''").matches(view())
+    assert not compile_query(f"str(b'a', '{encoding}') != ''").matches(view())
 
 
 OUT_OF_REACH = [
