@@ -7,12 +7,14 @@ points by step, and a step left out would be a point left out.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
+from backend.api.point_groups import Sampling, check_answer, iter_groups
 from backend.api.serializers.runs import AlignRun, TraceRef
 from backend.api.series_refs import canonical_text
 from backend.api.trees import array_flag, x_axis_columns
-from backend.domain.series import Points
+from backend.domain.series import Points, Series
 from backend.storage.engine.base import ReadTransaction
 from backend.storage.factory import Store
 from matyan_wire.batch import METRIC, SeriesRef
@@ -21,58 +23,83 @@ from matyan_wire.tree_stream import encode_key, encode_tree
 MAX_AXIS_POINTS: Final = 1_000_000
 
 
+@dataclass(frozen=True, slots=True)
+class _Aligned:
+    """A run's traces that have an axis in their context, each with it."""
+
+    run_id: str
+    number: int
+    traces: list[tuple[TraceRef, Series]]
+    sampling: Sampling
+
+
 def align_frames(
     store: Store, *, align_by: str, runs: Sequence[AlignRun]
 ) -> Iterator[bytes]:
-    """Yield each run's traces that have the metric `align_by` in their context."""
-    for run in runs:
-        stop = 1 + max((one.slice[1] for one in run.traces if one.slice), default=-1)
+    """Yield each run's traces that have the metric `align_by` in their context.
 
-        def read(
-            tr: ReadTransaction, run: AlignRun = run, stop: int = stop
-        ) -> dict[str, Points]:
-            return _read_axes(store, tr, run, align_by=align_by, stop=stop or None)
-
-        yield _run_frame(run, store.engine.read(read))
-
-
-def _read_axes(
-    store: Store,
-    tr: ReadTransaction,
-    run: AlignRun,
-    *,
-    align_by: str,
-    stop: int | None,
-) -> dict[str, Points]:
-    """Return the x axis of each context of the run's traces that has one."""
-    found = store.runs.find(tr, run.run_id)
-    if found is None:
-        return {}
-    contexts = sorted({canonical_text(one.context) for one in run.traces})
-    refs = [SeriesRef(METRIC, align_by, text) for text in contexts]
-    axes = store.series.find_many(tr, found.number, refs)
-    points = store.series.sample_points(
-        tr,
-        found.number,
-        sorted(one.number for one in axes.values()),
-        max_points=MAX_AXIS_POINTS,
-        stop=stop,
+    Raises:
+        LimitExceededError: If that is too much for one answer; before the first frame.
+    """
+    aligned = [
+        found
+        for run in runs
+        if (found := _find_axes(store, run, align_by=align_by)) is not None
+    ]
+    check_answer(
+        sum(one.sampling.count(axis) for one in aligned for _, axis in one.traces)
     )
-    return {ref.context: points[one.number] for ref, one in axes.items()}
+    for one in aligned:
+        yield from _run_frames(store, one)
 
 
-def _run_frame(run: AlignRun, axes: dict[str, Points]) -> bytes:
-    pairs = ((trace, axes.get(canonical_text(trace.context))) for trace in run.traces)
-    aligned = [(trace, points) for trace, points in pairs if points is not None]
-    if not aligned:
-        return b""
+def _find_axes(store: Store, run: AlignRun, *, align_by: str) -> _Aligned | None:
+    """Return a run's traces with their axes, None if there are none."""
+    contexts = [canonical_text(trace.context) for trace in run.traces]
+    refs = [SeriesRef(METRIC, align_by, text) for text in sorted(set(contexts))]
+
+    def find(tr: ReadTransaction) -> tuple[int, dict[str, Series]]:
+        found = store.runs.find(tr, run.run_id)
+        if found is None:
+            return 0, {}
+        axes = store.series.find_many(tr, found.number, refs)
+        return found.number, {ref.context: one for ref, one in axes.items()}
+
+    number, axes = store.engine.read(find)
+    traces = [
+        (trace, axes[context])
+        for trace, context in zip(run.traces, contexts, strict=True)
+        if context in axes
+    ]
+    stop = 1 + max((one.slice[1] for one in run.traces if one.slice), default=-1)
+    sampling = Sampling(MAX_AXIS_POINTS, None, stop or None)
+    return _Aligned(run.run_id, number, traces, sampling) if traces else None
+
+
+def _run_frames(store: Store, run: _Aligned) -> Iterator[bytes]:
     root = encode_key(run.run_id)
-    frames = [array_flag(root)]
-    for index, (trace, points) in enumerate(aligned):
-        path = root + encode_key(index)
-        frames.append(_head(path, trace))
-        frames.append(x_axis_columns(path, points))
-    return b"".join(frames)
+    yield array_flag(root)
+    index = 0
+    for group in iter_groups(run.traces, run.sampling):
+        axes = _read_axes(store, run, sorted({axis.number for _, axis in group}))
+        for trace, axis in group:
+            path = root + encode_key(index)
+            yield _head(path, trace)
+            yield x_axis_columns(path, axes.get(axis.number))
+            index += 1
+
+
+def _read_axes(store: Store, run: _Aligned, numbers: list[int]) -> dict[int, Points]:
+    def read(tr: ReadTransaction) -> dict[int, Points]:
+        return store.series.sample_points(
+            tr,
+            run.number,
+            numbers,
+            max_points=run.sampling.density,
+            stop=run.sampling.stop,
+        )
+
+    return store.engine.read(read)
 
 
 def _head(path: bytes, trace: TraceRef) -> bytes:

@@ -23,7 +23,7 @@ from backend.api.serializers.runs import (
     RunSearchParams,
     convert_body,
 )
-from backend.api.streaming import Progress, stream_response
+from backend.api.streaming import Progress, join_frames, stream_response
 from backend.api.viewsets.base import StoreViewSet, now_us
 from backend.services.run_order import parse_order
 from backend.services.search import search_runs, search_series
@@ -93,9 +93,8 @@ class RunSearchViewSet(StoreViewSet):
     def align(self, request: Request) -> StreamingHttpResponse:
         """Stream the metric to align by, for each trace that has it."""
         body: Align = convert_body(request.data, Align)
-        return stream_response(
-            request, align_frames(self.store, align_by=body.align_by, runs=body.runs)
-        )
+        frames = align_frames(self.store, align_by=body.align_by, runs=body.runs)
+        return stream_response(request, join_frames(frames))
 
     @extend_schema(parameters=[ActiveParams], responses={200: schema.STREAM})
     @action(detail=False)

@@ -1,11 +1,13 @@
 """Points of many series of a run in one request."""
 
+import json
 import math
 import random
+import tracemalloc
 
 import pytest
 
-from backend.api.viewsets import metrics
+from backend.api import point_groups
 
 
 @pytest.fixture
@@ -17,7 +19,8 @@ def run(writer):
 def get_batch(api, run, refs, query=""):
     response = api.post(f"runs/{run}/metric/get-batch{query}", refs)
     assert response.status_code == 200, response.content
-    return response.json()
+    assert response.headers["Content-Type"] == "application/json"
+    return json.loads(b"".join(response.streaming_content))
 
 
 def test_series_come_in_the_order_asked_for(api, writer, run):
@@ -120,8 +123,8 @@ def test_ranges_of_words_are_refused(api, run, query):
 
 @pytest.mark.parametrize("bounds", [(10_000, 4_000_000), (100, 4_000_000), (10_000, 7)])
 def test_many_series_in_one_request(api, writer, run, monkeypatch, bounds):
-    monkeypatch.setattr(metrics, "GROUP_SERIES", bounds[0])
-    monkeypatch.setattr(metrics, "GROUP_POINTS", bounds[1])
+    monkeypatch.setattr(point_groups, "GROUP_SERIES", bounds[0])
+    monkeypatch.setattr(point_groups, "GROUP_POINTS", bounds[1])
     names = [f"m{number}" for number in range(1_000)]
     writer.metrics(run, [(name, None, [1.0, 2.0]) for name in names])
     random.Random(1).shuffle(names)
@@ -130,3 +133,59 @@ def test_many_series_in_one_request(api, writer, run, monkeypatch, bounds):
 
     assert [one["name"] for one in found] == names
     assert all(one["values"] == [1.0, 2.0] for one in found)
+
+
+def peak_bytes(response):
+    """Return the most memory that taking an answer piece by piece needs."""
+    tracemalloc.start()
+    try:
+        for _ in response.streaming_content:
+            pass
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "named", [["a"] * 60, ["a", "b"] * 30, ["a"] * 30 + ["b"] * 30]
+)
+def test_naming_a_series_often_takes_no_more_memory(
+    api, writer, run, monkeypatch, named
+):
+    monkeypatch.setattr(point_groups, "HELD_POINTS", 50_000)
+    values = [0.5] * 50_000
+    writer.metric(run, "a", values)
+    writer.metric(run, "b", values)
+    writer.metric(run, "x", values)
+    refs = [{"name": name, "context": {}} for name in named]
+    body = {"align_by": "x", "runs": [{"run_id": run, "traces": refs}]}
+
+    batch = api.post(f"runs/{run}/metric/get-batch?record_density=0", refs)
+    aligned = api.post("runs/search/metric/align", body)
+
+    # 60 of them as Python's numbers are 200 MB.
+    assert peak_bytes(batch) < 16_000_000
+    assert peak_bytes(aligned) < 16_000_000
+
+
+def test_an_answer_has_a_greatest_number_of_points(api, writer, run, monkeypatch):
+    monkeypatch.setattr(point_groups, "MAX_ANSWER_POINTS", 300)
+    writer.metric(run, "loss", [0.0] * 100)
+    refs = [{"name": "loss", "context": {}}]
+    body = {"align_by": "loss", "runs": [{"run_id": run, "traces": refs * 4}]}
+
+    for answer in (
+        api.post(f"runs/{run}/metric/get-batch?record_density=0", refs * 4),
+        api.post("runs/search/metric/align", body),
+    ):
+        assert answer.status_code == 422
+        assert answer.json()["error"]["code"] == "limit_exceeded"
+    assert len(get_batch(api, run, refs * 3, "?record_density=0")) == 3
+    assert len(get_batch(api, run, refs * 20, "?record_density=10")) == 20
+    query = "?record_density=0&record_range=0:9"
+    assert len(get_batch(api, run, refs * 20, query)) == 20
+
+
+def test_no_series_is_an_empty_list(api, run):
+    assert get_batch(api, run, []) == []
+    assert get_batch(api, run, [{"name": "unknown"}]) == []
