@@ -1,6 +1,8 @@
 """Counts wrong credentials by address, in bounded memory.
 
-Each address has a bucket of `burst` failures that refills steadily. What is counted
+Each address has a bucket of `burst` failures that refills steadily. An attempt takes
+its place in it before it is looked at, and gives the place back when it was none:
+however many come at once, no more than the bucket holds are looked at. What is counted
 here is this process's alone, and gone when it ends.
 """
 
@@ -43,20 +45,41 @@ class AttemptLimiter:
         with self._lock:
             return self._level(_network(address)) > self._burst - 1
 
+    def begin(self, address: str) -> bool:
+        """Count an attempt of `address` as a failure; return False if it has to wait.
+
+        Whoever finds that it was none calls `give_back`.
+        """
+        key = _network(address)
+        with self._lock:
+            level = self._level(key)
+            if level > self._burst - 1:
+                return False
+            self._set(key, level + 1)
+            return True
+
+    def give_back(self, address: str) -> None:
+        """Take back what `begin` counted."""
+        key = _network(address)
+        with self._lock:
+            self._set(key, max(0.0, self._level(key) - 1))
+
     def count(self, address: str) -> None:
         """Count one failure of `address`."""
         key = _network(address)
         with self._lock:
-            level = min(self._level(key) + 1, self._burst)
-            self._failures[key] = (level, self._clock())
-            self._failures.move_to_end(key)
-            if len(self._failures) > self._max_addresses:
-                self._failures.popitem(last=False)
+            self._set(key, min(self._level(key) + 1, self._burst))
 
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
             self._failures.clear()
+
+    def _set(self, key: str, level: float) -> None:
+        self._failures[key] = (level, self._clock())
+        self._failures.move_to_end(key)
+        if len(self._failures) > self._max_addresses:
+            self._failures.popitem(last=False)
 
     def _level(self, key: str) -> float:
         level, since = self._failures.get(key, (0.0, 0.0))

@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 BELIEVED_S: Final = 10.0
 USE_NOTED_EVERY: Final = timedelta(minutes=1)
+LOOKUPS_AT_ONCE: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ class TokenVerifier:
         self._capacity = capacity
         self._clock = clock
         self._lock = threading.Lock()
+        self._lookups = threading.BoundedSemaphore(LOOKUPS_AT_ONCE)
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
 
     def find_known(self, text: str) -> Principal | None:
@@ -93,18 +95,31 @@ class TokenVerifier:
         known = self.find_known(text)
         if known is not None:
             return known
+        # A few at a time, so that few have begun when one more comes: those with a good
+        # token that come at once behind one address must not shut each other out.
+        with self._lookups:
+            return self.find_known(text) or self._look_up(text, address)
+
+    def _look_up(self, text: str, address: str) -> Principal:
         key = _key(text)
-        if key not in self._known and self.limiter.is_blocked(address):
+        was_known = key in self._known
+        if not was_known and not self.limiter.begin(address):
             raise TooManyAttemptsError
         try:
             row = tokens.find_token(text)
         except AnyDatabaseError as error:
+            if not was_known:
+                self.limiter.give_back(address)
             logger.exception("access.database_failed")
             raise AccessUnavailableError from error
         now = timezone.now()
         if row is None or not row.is_usable(now):
+            if was_known:
+                self.limiter.count(address)
             self._note_failure(text, row, address)
             raise AccessError
+        if not was_known:
+            self.limiter.give_back(address)
         _note_use(row, now)
         return self._remember(key, row)
 
@@ -126,7 +141,6 @@ class TokenVerifier:
     def _note_failure(self, text: str, row: ApiToken | None, address: str) -> None:
         with self._lock:
             self._known.pop(_key(text), None)
-        self.limiter.count(address)
         logger.warning(
             "access.refused",
             extra={

@@ -47,7 +47,7 @@ def align_frames(
         if (found := _find_axes(store, run, align_by=align_by)) is not None
     ]
     check_answer(
-        sum(one.sampling.count(axis) for one in aligned for _, axis in one.traces)
+        sum(one.sampling.points_of(axis) for one in aligned for _, axis in one.traces)
     )
     for one in aligned:
         yield from _run_frames(store, one)

@@ -42,7 +42,7 @@ class Sampling(NamedTuple):
     start: int | None = None
     stop: int | None = None
 
-    def count(self, series: Series) -> int:
+    def points_of(self, series: Series) -> int:
         """Return how many points of `series` that is, at most."""
         found = min(_stored(series), self.density)
         if self.start is None or self.stop is None:
@@ -71,11 +71,11 @@ def iter_groups(wanted: Sequence[T], sampling: Sampling) -> Iterator[list[T]]:
         series = one[1]
         if series.number not in numbers:
             stored += _stored(series)
-            held += sampling.count(series)
+            held += sampling.points_of(series)
             if group and _is_full(len(numbers), stored=stored, held=held):
                 yield group
                 group, numbers = [], set()
-                stored, held = _stored(series), sampling.count(series)
+                stored, held = _stored(series), sampling.points_of(series)
             numbers.add(series.number)
         group.append(one)
     if group:

@@ -44,7 +44,6 @@ LEAST_BYTES_PER_S: Final = 10_000
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 _pool = ThreadPoolExecutor(2, thread_name_prefix="body-access")
 
@@ -52,7 +51,7 @@ _pool = ThreadPoolExecutor(2, thread_name_prefix="body-access")
 class BodyGate:
     """ASGI middleware around Django: a body over its limit is answered 413."""
 
-    def __init__(self, application: Application) -> None:
+    def __init__(self, application: Any) -> None:
         self._application = application
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -146,7 +145,9 @@ def _allowance_of(scope: Message) -> int | HttpResponse:
     return int(settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
 
 
-_decide = database_sync_to_async(_allowance_of, thread_sensitive=False, executor=_pool)
+_decide: Callable[[Message], Awaitable[int | HttpResponse]] = database_sync_to_async(
+    _allowance_of, thread_sensitive=False, executor=_pool
+)
 
 
 def _request_of(scope: Message) -> ASGIRequest:

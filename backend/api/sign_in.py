@@ -17,7 +17,7 @@ from django.utils.cache import add_never_cache_headers
 from django.views.decorators.http import require_http_methods, require_safe
 from typing_extensions import override
 
-from backend.access.people import SIGN_IN_LIMITER
+from backend.access.people import was_refused
 from backend.api import handlers
 from backend.api.access import is_signed_in, refusal
 from backend.errors import AccessUnavailableError
@@ -52,9 +52,10 @@ class SignInView(LoginView):
 
     @override
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        if SIGN_IN_LIMITER.is_blocked(request.META.get("REMOTE_ADDR", "")):
+        response = super().post(request, *args, **kwargs)
+        if was_refused(request):
             return self._problem(_WAIT, status=429)
-        return super().post(request, *args, **kwargs)
+        return response
 
     @override
     def get_default_redirect_url(self) -> str:

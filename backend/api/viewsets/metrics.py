@@ -56,7 +56,7 @@ class MetricBatchViewSet(StoreViewSet):
         ]
         density = params["record_density"] or MAX_BATCH_POINTS
         sampling = Sampling(density, *params["record_range"])
-        check_answer(sum(sampling.count(one) for _, one in wanted))
+        check_answer(sum(sampling.points_of(one) for _, one in wanted))
         frames = batch_frames(self.store, run.number, wanted, sampling=sampling)
         return stream_response(
             request, join_frames(frames), content_type="application/json"

@@ -1,13 +1,20 @@
 # ruff: noqa: S105, S106, S107 - passwords of people who do not exist
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from django.contrib.auth.backends import ModelBackend
+from django.core.exceptions import PermissionDenied
 from django.db import DatabaseError
 from django.test import Client
+
+from backend.access.people import PasswordBackend
 
 REST = "/api/v1/rest"
 FAR = {"REMOTE_ADDR": "192.0.2.7"}
@@ -74,6 +81,37 @@ def test_a_wrong_password_says_so_and_is_counted(person: Any) -> None:
     assert not client.login(username="ann", password="wrong")
     other = Client(REMOTE_ADDR="192.0.2.8")
     assert _sign_in(other).status_code == 302
+
+
+def test_passwords_tried_at_once_are_not_all_looked_at(
+    monkeypatch: pytest.MonkeyPatch, rf: Any
+) -> None:
+    begun: list[int] = []
+    together: list[int] = []
+
+    def hash_slowly(*_: Any, **__: Any) -> None:
+        together.append(1)
+        begun.append(len(together))
+        time.sleep(0.01)
+        together.pop()
+
+    monkeypatch.setattr(ModelBackend, "authenticate", hash_slowly)
+    request = rf.post("/sign-in", **FAR)
+
+    def guess(_: int) -> None:
+        with contextlib.suppress(PermissionDenied):
+            PasswordBackend().authenticate(request, "ann", "wrong")
+
+    with ThreadPoolExecutor(40) as pool:
+        list(pool.map(guess, range(40)))
+    assert len(begun) == 10
+    assert max(begun) <= 2
+
+
+def test_right_passwords_use_nothing_up(person: Any) -> None:
+    for _ in range(15):
+        assert _sign_in(Client(**FAR)).status_code == 302
+    assert b"is wrong" in _sign_in(Client(**FAR), "wrong").content
 
 
 def test_the_sign_in_page_needs_nothing_else(db: None) -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from io import StringIO
 from typing import Any
@@ -180,6 +182,38 @@ def test_addresses_are_forgotten_when_there_are_too_many(clock: Clock) -> None:
         limiter.count(f"192.0.2.{number}")
     assert not limiter.is_blocked("192.0.2.0")
     assert limiter.is_blocked("192.0.2.10")
+
+
+def test_tokens_tried_at_once_are_not_all_looked_up(
+    verify: TokenVerifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up: list[str] = []
+
+    def find_slowly(text: str) -> None:
+        looked_up.append(text)
+        time.sleep(0.01)
+
+    monkeypatch.setattr(tokens, "find_token", find_slowly)
+
+    def guess(number: int) -> None:
+        with pytest.raises(AccessError):
+            verify.verify(f"mty_{number}", address=HERE)
+
+    with ThreadPoolExecutor(20) as pool:
+        list(pool.map(guess, range(20)))
+    assert len(looked_up) == 3
+
+
+def test_an_attempt_that_was_none_is_given_back(clock: Clock) -> None:
+    limiter = AttemptLimiter(burst=2, per_minute=1, clock=clock)
+    for _ in range(5):
+        assert limiter.begin("192.0.2.1")
+        limiter.give_back("192.0.2.1")
+    assert limiter.begin("192.0.2.1")
+    assert limiter.begin("192.0.2.1")
+    assert not limiter.begin("192.0.2.1")
+    clock.now_s += 60
+    assert limiter.begin("192.0.2.1")
 
 
 def test_one_subscriber_has_one_bucket(clock: Clock) -> None:
