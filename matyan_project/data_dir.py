@@ -1,14 +1,50 @@
-"""The data directory: one running `up` at a time owns it."""
+"""The data directory: one running `up` owns it, and only its user reads it."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import Final
+
+_CONTENTS: Final = (
+    "secret_key",
+    "django.sqlite3*",
+    "blobs",
+    "health",
+    "log",
+    "log/**/*.mdb",
+    "maintenance",
+    "store",
+    "store/*.mdb",
+    "tasks",
+)
+"""What processes put there; anything else in it is somebody else's."""
+
+
+def keep_private(directory: Path) -> None:
+    """Let nobody else read what is in a data directory, or is made by this process.
+
+    The directory itself stays as it is: whoever made it may share it on purpose. SQLite
+    and LMDB make their files with whatever the umask leaves, so it is the umask that is
+    set. Files that another user owns are left alone.
+    """
+    os.umask(os.umask(0o077) | 0o077)
+    for pattern in _CONTENTS:
+        for path in directory.glob(pattern):
+            _close_to_others(path)
+
+
+def _close_to_others(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        mode = path.lstat().st_mode
+        if stat.S_IMODE(mode) & 0o077 and not stat.S_ISLNK(mode):
+            path.chmod(stat.S_IMODE(mode) & ~0o077)
 
 
 class DataDirInUseError(Exception):

@@ -8,6 +8,7 @@ from typing import Any
 from matyan_project import env
 from matyan_project.access import auth_required
 from matyan_project.backup_storage import storages
+from matyan_project.data_dir import keep_private
 from matyan_project.databases import database
 from matyan_project.logs import logging_config
 from matyan_project.secret_key import load_secret_key
@@ -16,6 +17,8 @@ from matyan_project.task_settings import celery_settings
 ENV = env.read()
 BASE_DIR = env.BASE_DIR
 DATA_DIR = Path(ENV["MATYAN_DATA_DIR"]).expanduser().absolute()
+# Here, because every server, worker and command comes by before it opens anything.
+keep_private(DATA_DIR)
 
 MATYAN_VERSION = "0.4.0"
 MATYAN_ENVIRONMENT: str = ENV["MATYAN_ENVIRONMENT"]

@@ -66,6 +66,28 @@ def test_names_each_service_with_its_url_and_is_ready(server):
     assert "MATYAN_AUTH=off" in printed
 
 
+def test_nobody_else_reads_the_data(tmp_path):
+    data = tmp_path / "data"
+    (data / "log").mkdir(parents=True)
+    (data / "django.sqlite3").touch()
+    (data / "shared").touch()
+    for path, mode in ((data, 0o755), (data / "log", 0o755), (data / "shared", 0o644)):
+        path.chmod(mode)
+    (data / "django.sqlite3").chmod(0o644)
+    with LocalServer(data) as running:
+        assert _eventually(lambda: "ready in" in running.printed())
+        ours = {path for path in data.rglob("*") if path.name not in _NOT_OURS}
+        names = {path.name for path in ours}
+        assert {"django.sqlite3", "data.mdb", "log", "store"} <= names
+        assert [path for path in ours if path.stat().st_mode & 0o077] == []
+    # What its owner has decided about is left alone.
+    assert data.stat().st_mode & 0o777 == 0o755
+    assert (data / "shared").stat().st_mode & 0o777 == 0o644
+
+
+_NOT_OURS = {"shared", "up.out"}
+
+
 def test_ctrl_c_stops_everything(server):
     pids = [server.pid, *_children(server).values()]
     assert len(pids) == 6
