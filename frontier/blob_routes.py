@@ -51,15 +51,21 @@ class BlobRoutes:
             await self._application(scope, receive, send)
             return
         path = _SLASHES.sub("/", scope["path"])
+        if match := _PRESIGN_PATH.match(path):
+            answer = _presign(scope, receive, send, match)
+        elif match := _UPLOAD_PATH.match(path):
+            answer = _upload(scope, receive, send, token=match["token"])
+        else:
+            await self._application(scope, receive, send)
+            return
         try:
-            if match := _PRESIGN_PATH.match(path):
-                await _presign(scope, receive, send, match)
-            elif match := _UPLOAD_PATH.match(path):
-                await _upload(scope, receive, send, token=match["token"])
-            else:
-                await self._application(scope, receive, send)
+            await answer
         except HttpError as error:
             await send_error(send, error)
+        except Exception:
+            # Both send once they have finished: nothing has been answered yet.
+            logger.exception("blobs.crashed")
+            await send_error(send, HttpError(500, "internal_error", "Internal error"))
 
 
 async def _presign(

@@ -78,7 +78,7 @@ async def read_json(receive: Receive) -> Any:
             raise HttpError(413, "payload_too_large", "The request's body is too large")
     try:
         return json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         place = {"type": "json_invalid", "loc": ["body"], "input": {}}
         detail = [{**place, "msg": f"JSON decode error: {error}"}]
         raise HttpError(

@@ -6,6 +6,7 @@ for each field.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,6 +16,7 @@ from frontier.http import HttpError
 from matyan_wire.blob_paths import normal_blob_path
 from matyan_wire.limits import is_run_id
 
+_MAX_SHOWN_CHARS: Final = 2_000
 _CONTENT_TYPE: Final = re.compile(r"[ -~]{1,255}\Z")
 
 
@@ -146,5 +148,13 @@ class _Fields:
 
     def _note(self, kind: str, name: str | None, message: str, value: Any) -> None:
         place = ["body"] if name is None else ["body", name]
-        problem = {"type": kind, "loc": place, "msg": message, "input": value}
+        problem = {"type": kind, "loc": place, "msg": message, "input": _shown(value)}
         self._problems.append(problem)
+
+
+def _shown(value: Any) -> Any:
+    """Return what of an input is sent back: nothing of one that is large or deep."""
+    try:
+        return value if len(json.dumps(value)) <= _MAX_SHOWN_CHARS else None
+    except RecursionError:
+        return None

@@ -59,7 +59,8 @@ class JsonParser(parsers.JSONParser):
             raise PayloadTooLargeError
         try:
             return msgspec.json.decode(body)
-        except msgspec.DecodeError as error:
+        except (ValueError, RecursionError) as error:
+            # A ValueError also where it is not UTF-8; a RecursionError if too deep.
             msg = f"The body is not JSON: {error}"
             raise ParseError(msg) from error
 

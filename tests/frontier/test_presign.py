@@ -150,6 +150,26 @@ async def test_a_body_that_is_no_json_is_refused(http_client):
     assert response.status_code == 413
 
 
+@pytest.mark.parametrize("route", ["presign", "multipart/sign"])
+@pytest.mark.parametrize(
+    "body", ["[" * 60_000, '{"a":' * 12_000, "[" * 900 + "]" * 900, b'"\xff"']
+)
+async def test_a_body_nobody_can_read_is_refused(http_client, route, body):
+    response = await http_client.post(PATH.replace("presign", route), content=body)
+    assert response.status_code == 422
+    assert response.json()["error"]["code"] == "validation_error"
+
+
+async def test_a_fault_of_ours_is_told_as_json(http_client, monkeypatch):
+    def fail(_):
+        raise RuntimeError
+
+    monkeypatch.setattr("frontier.presign.read_presign_body", fail)
+    response = await http_client.post(PATH, json=BODY)
+    assert response.status_code == 500
+    assert response.json()["error"]["code"] == "internal_error"
+
+
 async def test_a_path_is_normal_in_the_log_and_untouched_in_the_answer(
     http_client, scripted_log
 ):

@@ -22,6 +22,7 @@ from backend.storage.codecs.run_states import (
     encode_writer_state,
 )
 from backend.storage.engine.base import ReadTransaction, Transaction
+from matyan_wire.limits import MAX_WRITER_CHARS
 
 MIN_TAIL_POINTS: Final = 16_384
 MAX_TAIL_POINTS: Final = 262_144
@@ -71,6 +72,8 @@ def find_writer(
     Raises:
         FormatError: If the record cannot be read.
     """
+    if len(writer) > MAX_WRITER_CHARS:
+        return None
     key = keyspace.pack_writer(run_number, writer)
     return decode_writer_state(tr.get(key), key=key)
 

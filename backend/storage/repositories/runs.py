@@ -28,6 +28,7 @@ from backend.storage.codecs.records import (
 from backend.storage.engine.base import ReadTransaction, Transaction
 from backend.storage.indexes import Term
 from backend.storage.keyspace import (
+    MAX_ID_BYTES,
     Subspace,
     pack_run,
     pack_run_id,
@@ -51,7 +52,7 @@ class RunRepository:
 
     def find(self, tr: ReadTransaction, run_id: str) -> Run | None:
         """Return the run, or None if there is none or it was deleted."""
-        number = tr.get(pack_run_id(run_id))
+        number = tr.get(pack_run_id(run_id)) if _can_be(run_id) else None
         if number is None:
             return None
         return self.find_by_number(tr, _unpack_number(number))
@@ -69,7 +70,7 @@ class RunRepository:
 
     def find_many(self, tr: ReadTransaction, run_ids: Iterable[str]) -> dict[str, Run]:
         """Return the runs there are among `run_ids`, in two round trips."""
-        wanted = list(dict.fromkeys(run_ids))
+        wanted = [run_id for run_id in dict.fromkeys(run_ids) if _can_be(run_id)]
         values = tr.get_many([pack_run_id(run_id) for run_id in wanted])
         numbers = [_unpack_number(value) for value in values if value is not None]
         return {run.run_id: run for run in self.get_by_numbers(tr, numbers)}
@@ -228,19 +229,24 @@ class RunRepository:
 
     def find_tombstone(self, tr: ReadTransaction, run_id: str) -> int | None:
         """Return when the run was deleted, in microseconds, or None if it was not."""
+        if not _can_be(run_id):
+            return None
         key = pack_tombstone(run_id)
         value = tr.get(key)
         return None if value is None else decode_tombstone(value, key=key)[0]
 
     def find_deleted(self, tr: ReadTransaction, run_id: str) -> Run | None:
         """Return a deleted run as it was, while its tombstone stands."""
+        if not _can_be(run_id):
+            return None
         key = pack_tombstone(run_id)
         value = tr.get(key)
         return None if value is None else decode_tombstone(value, key=key)[1]
 
     def clear_tombstone(self, tr: Transaction, run_id: str) -> None:
         """Let the id be used again."""
-        tr.clear(pack_tombstone(run_id))
+        if _can_be(run_id):
+            tr.clear(pack_tombstone(run_id))
 
     def list_tombstones(
         self, tr: ReadTransaction, *, after: str = "", limit: int
@@ -279,3 +285,8 @@ def _unpack_number(value: bytes) -> int:
     if len(value) != _NUMBER_BYTES:
         raise corrupt(value, "a run number has 8 bytes")
     return int.from_bytes(value, "big")
+
+
+def _can_be(run_id: str) -> bool:
+    """Return whether there can be a key of this run id: a longer one has none."""
+    return len(run_id.encode(errors="replace")) <= MAX_ID_BYTES

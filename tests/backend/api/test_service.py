@@ -189,6 +189,42 @@ def test_a_body_that_is_no_json_is_refused(client):
     assert "not JSON" in answer.json()["message"]
 
 
+@pytest.mark.parametrize(
+    "body", [b'{"name": "\xff"}', "[" * 100_000, '{"a":' * 30_000, b"\xff\xfe{"]
+)
+@pytest.mark.parametrize("path", ["tags", "reports", "runs/delete-batch"])
+def test_a_body_that_cannot_be_read_is_refused(client, path, body):
+    answer = post(client, path, body)
+
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "bad_request"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"runs/{'a' * 5_000}/info",
+        f"runs/{'%00' * 5_000}/info",
+        f"runs/{'%C3%A9' * 100}/info",
+        f"runs/{'a' * 5_000}/durable?writer=w",
+        f"tags/{'a' * 5_000}",
+    ],
+)
+def test_an_id_too_long_to_be_one_is_not_found(client, path):
+    answer = client.get(f"{REST}/{path}")
+
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "not_found"
+
+
+def test_ranges_may_have_any_number_of_digits(client):
+    digits = "9" * 5_000
+
+    for steps in (f"{digits}:", f"-{digits}:{digits}"):
+        answer = client.get(f"{REST}/runs/search/images?record_range={steps}")
+        assert answer.status_code == 200
+
+
 def test_a_body_over_the_limit_is_refused(client, settings):
     settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 1000
 
