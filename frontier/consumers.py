@@ -140,7 +140,9 @@ class IngestConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # untyped b
         return False
 
     async def _decode(self, frame: bytes, size: int, *, received_us: int) -> Decoded:
-        if size <= self._gateway.limits.inline_bytes:
+        limits = self._gateway.limits
+        is_columnar = self._protocol.is_columnar
+        if size <= (limits.inline_bytes if is_columnar else limits.inline_json_bytes):
             return self._protocol.decode(frame, received_us=received_us)
         return await asyncio.get_running_loop().run_in_executor(
             self._gateway.decoder,

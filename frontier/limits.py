@@ -33,7 +33,8 @@ class GatewayLimits:
             beyond it can always be completed.
         intake_stall_s: A client must send something within this time while others
             wait for it to complete a frame.
-        inline_bytes: Frames up to this size are decoded on the event loop.
+        inline_bytes: Binary frames up to this size are decoded on the event loop.
+        inline_json_bytes: The same of JSON frames, which take many times as long.
         connections: WebSockets open at once; more are answered 503.
         http_connections: Other connections open at once; see `http_protocol`.
         head_bytes: Largest head of a request; a larger one is answered 431.
@@ -52,6 +53,7 @@ class GatewayLimits:
     intake_bytes: int = 16 * MEBIBYTE
     intake_stall_s: float = 15.0
     inline_bytes: int = MEBIBYTE // 2
+    inline_json_bytes: int = 64 * 1024
     connections: int = 5_000
     http_connections: int = 2_000
     head_bytes: int = 64 * 1024

@@ -66,10 +66,12 @@ class FrameProtocol(ABC):
         name: Label in metrics and logs.
         keeps_frames: Whether clients send a frame again that was not acknowledged
             when the connection ended.
+        is_columnar: Whether decoding takes about as long as copying.
     """
 
     name: ClassVar[str]
     keeps_frames: ClassVar[bool]
+    is_columnar: ClassVar[bool]
 
     def __init__(self, *, run_id: str) -> None:
         self.run_id = run_id
@@ -103,6 +105,7 @@ class JsonProtocol(FrameProtocol):
 
     name = "json"
     keeps_frames = False
+    is_columnar = False
     _OK: Final = '{"status":"ok","error":null}'
 
     @override
@@ -145,6 +148,7 @@ class BinaryProtocol(FrameProtocol):
 
     name = "binary"
     keeps_frames = True
+    is_columnar = True
 
     @override
     def size_of(self, frame: bytes) -> int:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from typing import Any
 
 import pytest
 
+from frontier.protocols import JsonProtocol
 from matyan_wire import batch as wire
 from tests.frontier.conftest import Connect, batches, envelopes
 
@@ -179,3 +181,22 @@ async def test_a_client_that_leaves_at_once_loses_nothing(
             break
         await asyncio.sleep(0.01)
     assert len(batches(real_log)) == 1
+
+
+async def test_only_small_frames_are_decoded_on_the_event_loop(
+    real_log: Any, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+    decode = JsonProtocol.decode
+
+    def noted(self: JsonProtocol, frame: bytes, *, received_us: int) -> Any:
+        threads.append(threading.current_thread().name)
+        return decode(self, frame, received_us=received_us)
+
+    monkeypatch.setattr(JsonProtocol, "decode", noted)
+    socket = await connect()
+    assert await exchange(socket, metric(0)) == OK
+    answer = await exchange(socket, f"[{'1,' * 50_000}1]")
+    assert "50001 of 50001 items refused" in answer["error"]
+    assert threads[0] == threading.current_thread().name
+    assert threads[1].startswith("frame-decoder")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from matyan_wire import batch as wire
-from matyan_wire import json_frame, limits
+from matyan_wire import json_frame, json_lax, limits
 from matyan_wire.batch_builder import unpack_column
 from matyan_wire.json_batch import JsonFrame, decode_json_frame
 from matyan_wire.json_frame import FrameSyntaxError
@@ -259,6 +259,41 @@ def test_any_mixture_keeps_exactly_the_valid_items(
     assert frame.items == len(items)
     bad_places = [i for i, (is_good, _, _) in enumerate(choices) if not is_good]
     assert [bad.index for bad in frame.named] == bad_places
+
+
+@pytest.mark.parametrize("bad", ["1", "{}", '"a"', '{"type": "log_metric"}', "[[1]]"])
+def test_after_a_thousand_bad_items_no_other_is_studied(
+    monkeypatch: pytest.MonkeyPatch, bad: str
+) -> None:
+    studied = []
+    to_message = json_lax.to_message
+
+    def counted(item: Any) -> Any:
+        studied.append(item)
+        return to_message(item)
+
+    monkeypatch.setattr(json_lax, "to_message", counted)
+    converted = json.dumps(metric(value="1"))
+    items = [converted, *[bad] * 5_000, json.dumps(metric(step=7)), converted]
+    found = decode_json_frame(f"[{','.join(items)}]".encode(), run_id="run")
+
+    assert len(studied) == 1_001
+    assert (found.items, found.refused, len(found.named)) == (5_003, 5_001, 20)
+    assert found.counts["log_metric"] == 2
+
+
+def test_bad_items_beside_nan_are_not_studied_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    studied = []
+    to_message = json_lax.to_message
+    monkeypatch.setattr(
+        json_lax, "to_message", lambda item: to_message(studied.append(item) or item)
+    )
+    frame = f"[{'[1],' * 5_000}NaN]".encode()
+
+    assert decode_json_frame(frame, run_id="run").refused == 5_001
+    assert len(studied) == 1_000
 
 
 def test_the_error_is_bounded() -> None:

@@ -3,6 +3,7 @@
 A frame whose every item is in the strict form is decoded by msgspec in one call. Any
 other frame is taken item by item: strict first, then through `json_lax`. Every item
 that can be used is; the others are named. A frame which is not JSON is refused whole.
+Beyond `MAX_STUDIED_ITEMS` bad items only those in the strict form are taken.
 
 Large frames are decoded in pieces, so that the decoded form of all items never exists
 at once: memory stays near the size of the frame plus that of the batch.
@@ -33,6 +34,9 @@ from matyan_wire.payloads import encodable_text, encode_bounded
 
 MAX_NAMED_ITEMS: Final = 20
 """Bad items named one by one; the rest is counted."""
+
+MAX_STUDIED_ITEMS: Final = 1_000
+"""Bad items of a frame after which no other is converted into the strict form."""
 
 # `timezone.utc` under a name that Python 3.10 has and linters leave alone.
 _UTC: Final = timezone(timedelta(0))
@@ -114,7 +118,7 @@ def decode_json_frame(
         try:
             decoded = _frame_decoder.decode(as_array(array))
         except STRICT_FAILURES:
-            for item in iter_items(array):
+            for item in iter_items(array, is_hopeless=columnizer.is_hopeless):
                 columnizer.take(item)
         else:
             columnizer.take_strict(decoded)
@@ -152,8 +156,18 @@ class _Columnizer:
         if points:
             self._frame.counts["log_metric"] += points
 
-    def take(self, message_of: Callable[[], messages.Message | LaxMetric]) -> None:
-        """Add the next item, or note why it cannot be used."""
+    def is_hopeless(self) -> bool:
+        """Return whether so much was refused that items are not studied any more."""
+        return self._frame.refused >= MAX_STUDIED_ITEMS
+
+    def take(
+        self, message_of: Callable[[], messages.Message | LaxMetric] | None
+    ) -> None:
+        """Add the next item, or note why it cannot be used; None is counted only."""
+        if message_of is None:
+            self._frame.refused += 1
+            self._frame.items += 1
+            return
         try:
             message = message_of()
             if isinstance(message, LogMetric):

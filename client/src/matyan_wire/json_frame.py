@@ -75,8 +75,14 @@ def iter_arrays(frame: bytes) -> Iterator[bytes]:
     yield b"".join((b"[", memoryview(frame)[start:]))
 
 
-def iter_items(frame: bytes) -> Iterator[Item]:
+def iter_items(
+    frame: bytes, *, is_hopeless: Callable[[], bool] = lambda: False
+) -> Iterator[Item | None]:
     """Yield, for each item, a function returning it as a message.
+
+    Once `is_hopeless` says so, None stands for an item that is no object, and of the
+    others only those in the strict form are looked at: telling what is wrong with an
+    item takes many times what taking it does.
 
     Raises:
         FrameSyntaxError: If the frame is not JSON.
@@ -84,10 +90,23 @@ def iter_items(frame: bytes) -> Iterator[Item]:
     try:
         raws = _raw_decoder.decode(as_array(frame))
     except STRICT_FAILURES:
-        yield from _lax_items(frame)
+        yield from _lax_items(frame, is_hopeless)
         return
     for raw in raws:
-        yield functools.partial(_message_of, raw)
+        if not is_hopeless():
+            yield functools.partial(_message_of, raw)
+        elif memoryview(raw)[:1] == b"{":
+            yield functools.partial(_strict_message_of, raw)
+        else:
+            yield None
+
+
+def _strict_message_of(raw: msgspec.Raw) -> messages.Message | LaxMetric:
+    try:
+        message: messages.Message = _item_decoder.decode(raw)
+    except STRICT_FAILURES as error:
+        raise ItemError(field="", reason="not looked at") from error
+    return message
 
 
 def _message_of(raw: msgspec.Raw) -> messages.Message | LaxMetric:
@@ -104,7 +123,7 @@ def _message_of(raw: msgspec.Raw) -> messages.Message | LaxMetric:
     return json_lax.to_message(item)
 
 
-def _lax_items(frame: bytes) -> Iterator[Item]:
+def _lax_items(frame: bytes, is_hopeless: Callable[[], bool]) -> Iterator[Item | None]:
     """As `iter_items`, with the decoder that accepts NaN, one item at a time."""
     try:
         text = frame.decode()
@@ -122,8 +141,9 @@ def _lax_items(frame: bytes) -> Iterator[Item]:
         _expect_end(text, position + 1)
         return
     while True:
+        is_object = text[position : position + 1] == "{"
         item, position = _decode_item(text, position)
-        yield item
+        yield item if is_object or not is_hopeless() else None
         position = _skip_space(text, position)
         if text[position : position + 1] == "]":
             _expect_end(text, position + 1)
