@@ -6,6 +6,7 @@ own copy of this (and not the backend's `runtime`) because it must not reach the
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -41,6 +42,17 @@ def get_blobs() -> BlobStore:
                 engine=config["ENGINE"], options=config.get("OPTIONS", {})
             )
         return _blobs
+
+
+async def open_blobs() -> BlobStore:
+    """Return this process's blob store without blocking the event loop.
+
+    Nothing is awaited once it is open: requests go on in the order they came.
+
+    Raises:
+        BlobStoreError: If it cannot be opened; the next call tries again.
+    """
+    return _blobs or await asyncio.to_thread(get_blobs)
 
 
 class BlobHealth:

@@ -47,7 +47,7 @@ async def take_upload(
         DisconnectedError: If the client went away.
     """
     size = _announced(scope)
-    blobs = await asyncio.to_thread(blob_store.get_blobs)
+    blobs = await blob_store.open_blobs()
     if not isinstance(blobs, ReceivesUploads):
         raise HttpError(404, "not_found", "Not Found")
     async with get_gateway().uploads:
