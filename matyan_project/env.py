@@ -275,6 +275,13 @@ VARS: tuple[Var, ...] = (
         "them.",
     ),
     Var(
+        "MATYAN_REPORT_SCRIPTS",
+        _boolean,
+        "false",
+        "Run the Python in reports, in the browser and with the session of whoever "
+        "opens one: only where everybody who may write reports is trusted.",
+    ),
+    Var(
         "MATYAN_MAX_UPLOAD_BYTES",
         _positive,
         str(64 << 30),

@@ -20,6 +20,12 @@ _CONTENT_TYPE: Final = re.compile(
     r"[A-Za-z0-9!#$&^_.+\-]{1,64}/[A-Za-z0-9!#$&^_.+\-]{1,64}"
     r"(; ?charset=[A-Za-z0-9._\-]{1,32})?\Z"
 )
+_ACTIVE: Final = re.compile(
+    r"script|html|xml|svg|css|wasm|flash|java|^multipart/", re.IGNORECASE
+)
+"""What browsers run, or show as a page: the types of scripts all have the word in them;
+`postscript` is a victim."""
+
 _UNSAFE: Final = re.compile(r"[^ !#-\[\]-~]")
 """What has no place between the quotes of `filename`."""
 
@@ -52,9 +58,14 @@ def attachment_headers(file_name: str) -> dict[str, str]:
 
 
 def safe_content_type(content_type: str) -> str:
-    """Return `content_type` if it is one, the general one if not."""
+    """Return `content_type` if it is one and harmless, the general one if not.
+
+    A page of this server may load scripts from it, and a browser then asks for nothing
+    but their type: no file somebody uploaded may have it.
+    """
     known = _CONTENT_TYPE.match(content_type)
-    return content_type if known else DEFAULT_CONTENT_TYPE
+    is_active = _ACTIVE.search(content_type)
+    return content_type if known and not is_active else DEFAULT_CONTENT_TYPE
 
 
 def read_range(headers: Any, *, size: int, etag: str) -> tuple[int, int] | None:

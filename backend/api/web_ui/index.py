@@ -40,6 +40,11 @@ _LATE_RUNTIME: Final = (
     's.onerror=function(){console.warn("Reports need "+s.src)};'
     "document.head.appendChild(s)})}</script>"
 )
+_NO_RUNTIME: Final = (
+    "<script>window.loadPyodide=function(){"
+    'console.info("Scripts of reports are off (MATYAN_REPORT_SCRIPTS)");'
+    "return new Promise(function(){})}</script>"
+)
 _LATE_STYLES: Final = (
     "<script>[%s].forEach(function(u)"
     '{var l=document.createElement("link");l.rel="stylesheet";l.href=u;'
@@ -50,18 +55,25 @@ _POLICY: Final = {
     "default-src": "'self'",
     # Plotly compiles its WebGL drawing: without unsafe-eval such figures say that the
     # browser has no WebGL. Hashes keep out what the page itself did not bring.
-    "script-src": f"'self' 'wasm-unsafe-eval' 'unsafe-eval' {_PYODIDE} {{hashes}}",
+    "script-src": "'self' 'unsafe-eval' {hashes}",
     "worker-src": "'self' blob:",
     "style-src": "'self' 'unsafe-inline' https://fonts.googleapis.com",
     "font-src": "'self' data: https://fonts.gstatic.com",
     "img-src": "'self' data: blob: https:",
     "media-src": "'self' data: blob:",
-    "connect-src": f"'self' data: blob: https://api.github.com {_PYODIDE}",
+    "connect-src": "'self' data: blob: https://api.github.com",
     "object-src": "'none'",
     "base-uri": "'none'",
     "form-action": "'self'",
     "frame-ancestors": "'none'",
 }
+
+_WITH_REPORT_SCRIPTS: Final = {
+    "script-src": f"'wasm-unsafe-eval' {_PYODIDE}",
+    "connect-src": _PYODIDE,
+}
+"""What the Python of reports needs besides. It is its author's, and runs as its reader:
+whoever may write a report may then do what everybody who opens it may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +89,16 @@ class Page:
     policy: str
 
 
-def render(template: str, *, origin: str, base_path: str) -> Page:
+def render(
+    template: str, *, origin: str, base_path: str, report_scripts: bool = False
+) -> Page:
     """Return the page of `template`.
 
     Args:
         template: The package's `index-template.html`.
         origin: `https://host[:port]`, as the browser sees it.
         base_path: Path the server is mounted at, without a slash at the end.
+        report_scripts: Whether the Python in reports may run.
     """
     # Both stand in attributes and in scripts: an origin has no character that means
     # anything there, and a quoted path has none either.
@@ -94,20 +109,28 @@ def render(template: str, *, origin: str, base_path: str) -> Page:
         "api_host_base": origin + base_path,
         "api_auth_token": "",
     }
-    html = _defer_foreign(template)
+    html = _defer_foreign(template, report_scripts=report_scripts)
     html = _VARIABLE.sub(lambda found: values.get(found[1], ""), html)
     hashes = " ".join(_hash(script) for script in _INLINE_SCRIPT.findall(html))
-    policy = "; ".join(f"{name} {value}" for name, value in _POLICY.items())
+    more = _WITH_REPORT_SCRIPTS if report_scripts else {}
+    policy = "; ".join(
+        " ".join(filter(None, [name, value, more.get(name)]))
+        for name, value in _POLICY.items()
+    )
     return Page(html, policy.format(hashes=hashes))
 
 
-def _defer_foreign(template: str) -> str:
+def _defer_foreign(template: str, *, report_scripts: bool) -> str:
     """Return the page with scripts and styles of other sites loaded by scripts.
 
     The UI asks for its Python runtime on every page: the stand-in fetches the real
-    loader then, which takes its place.
+    loader then, which takes its place, or none.
     """
-    html = _RUNTIME_SCRIPT.sub(lambda found: _LATE_RUNTIME % found[1], template)
+
+    def stand_in(found: re.Match[str]) -> str:
+        return _LATE_RUNTIME % found[1] if report_scripts else _NO_RUNTIME
+
+    html = _RUNTIME_SCRIPT.sub(stand_in, template)
     styles = _FOREIGN_STYLE.findall(html)
     if not styles:
         return html

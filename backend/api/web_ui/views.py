@@ -13,6 +13,7 @@ import functools
 from pathlib import Path
 from typing import Final
 
+from django.conf import settings
 from django.http import (
     HttpRequest,
     HttpResponse,
@@ -60,6 +61,7 @@ def _index(request: HttpRequest) -> HttpResponse:
             _template(root),
             origin=index.origin_of(request),
             base_path=request.META.get("SCRIPT_NAME", "").rstrip("/"),
+            report_scripts=settings.MATYAN_REPORT_SCRIPTS,
         )
         response, policy = HttpResponse(rendered.html), rendered.policy
     response.headers["Cache-Control"] = "no-cache"

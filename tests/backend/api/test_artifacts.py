@@ -194,6 +194,18 @@ def test_no_content_type_can_inject_a_header(api, add, content_type):
         ("nonsense", "application/octet-stream"),
         ("text/html\r\nX-Evil: 1", "application/octet-stream"),
         ("text/html; evil", "application/octet-stream"),
+        ("application/json", "application/json"),
+        ("text/javascript", "application/octet-stream"),
+        ("text/JavaScript1.5; charset=utf-8", "application/octet-stream"),
+        ("application/x-ecmascript", "application/octet-stream"),
+        ("text/livescript", "application/octet-stream"),
+        ("text/jscript", "application/octet-stream"),
+        ("text/html", "application/octet-stream"),
+        ("application/xhtml+xml", "application/octet-stream"),
+        ("image/svg+xml", "application/octet-stream"),
+        ("text/css", "application/octet-stream"),
+        ("application/wasm", "application/octet-stream"),
+        ("multipart/x-mixed-replace", "application/octet-stream"),
     ],
 )
 def test_only_content_types_are_sent_as_such(given_, sent):

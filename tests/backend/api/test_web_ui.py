@@ -145,7 +145,8 @@ def test_a_path_prefix_is_part_of_every_address():
 
 
 def test_other_sites_do_not_hold_up_the_page():
-    html = index.render(TEMPLATE, origin="http://h", base_path="").html
+    page = index.render(TEMPLATE, origin="http://h", base_path="", report_scripts=True)
+    html = page.html
 
     assert 'src="https://' not in html.replace('s.src="https://', "")
     assert 'rel="stylesheet" href="https://' not in html
@@ -154,8 +155,11 @@ def test_other_sites_do_not_hold_up_the_page():
     assert "https://fonts.example/icon?family=Icons" in html
 
 
-def test_only_scripts_of_the_page_itself_may_run():
-    page = index.render(TEMPLATE, origin="http://h", base_path="")
+@pytest.mark.parametrize("allowed", [True, False])
+def test_only_scripts_of_the_page_itself_may_run(allowed):
+    page = index.render(
+        TEMPLATE, origin="http://h", base_path="", report_scripts=allowed
+    )
     scripts = re.findall(r"<script>(.*?)</script>", page.html, re.DOTALL)
     directives = dict(part.split(" ", 1) for part in page.policy.split("; "))
 
@@ -164,7 +168,8 @@ def test_only_scripts_of_the_page_itself_may_run():
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         assert f"'sha256-{digest}'" in directives["script-src"]
     assert "'unsafe-inline'" not in directives["script-src"]
-    assert "'wasm-unsafe-eval'" in directives["script-src"]
+    assert ("'wasm-unsafe-eval'" in directives["script-src"]) == allowed
+    assert ("https://cdn.jsdelivr.net" in page.policy) == allowed
     assert "'unsafe-eval'" in directives["script-src"]  # WebGL figures
     assert "blob:" in directives["worker-src"]
     assert {"data:", "blob:"} <= set(directives["img-src"].split())
@@ -177,6 +182,17 @@ def test_the_page_carries_its_policy(client):
     policy = client.get("/").headers["Content-Security-Policy"]
 
     assert policy.startswith("default-src 'self'; script-src ")
+
+
+def test_no_page_runs_the_scripts_of_reports_unless_it_is_told_to(client, settings):
+    page = client.get("/reports/r")
+    settings.MATYAN_REPORT_SCRIPTS = True
+    told = client.get("/reports/r")
+
+    assert b"pyodide.js" not in page.content
+    assert "jsdelivr" not in page.headers["Content-Security-Policy"]
+    assert b"pyodide.js" in told.content
+    assert "jsdelivr" in told.headers["Content-Security-Policy"]
 
 
 # --- what is not a page --------------------------------------------------------------
