@@ -20,6 +20,7 @@ from django.dispatch import receiver
 from backend.errors import EventLogError
 from frontier import metrics, producer
 from frontier.limits import ByteBudget, GatewayLimits
+from frontier.upload_slots import UploadSlots
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ class Gateway:
         self.limits = limits
         self.budget = ByteBudget(limits.in_flight_bytes)
         self.log_health = LogHealth()
-        self.uploads = asyncio.Semaphore(limits.uploads)
+        self.uploads = UploadSlots(limits)
         self.decoder = ThreadPoolExecutor(1, thread_name_prefix="frame-decoder")
         self.draining = False
         self._connections: set[Connection] = set()

@@ -26,16 +26,24 @@ class HttpError(Exception):
         code: Machine name.
         message: For people.
         detail: More, `message` if there is none.
+        retry_after_s: When to try again, None to say nothing of it.
     """
 
     def __init__(
-        self, status: int, code: str, message: str, *, detail: Any = None
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        detail: Any = None,
+        retry_after_s: int | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.message = message
         self.detail = message if detail is None else detail
+        self.retry_after_s = retry_after_s
 
     @classmethod
     def of(cls, error: MatyanError) -> HttpError:
@@ -119,7 +127,9 @@ async def send_error(send: Send, error: HttpError) -> None:
     """Answer with an error."""
     short = {"code": error.code, "message": error.message}
     body = {"message": error.message, "detail": error.detail, "error": short}
-    headers = {"www-authenticate": 'Bearer realm="matyan"'}
-    await send_json(
-        send, error.status, body, headers=headers if error.status == 401 else None
-    )
+    headers = {}
+    if error.status == 401:
+        headers["www-authenticate"] = 'Bearer realm="matyan"'
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(error.retry_after_s)
+    await send_json(send, error.status, body, headers=headers)

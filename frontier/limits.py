@@ -42,7 +42,12 @@ class GatewayLimits:
         head_s: How long a connection may take to bring the head of a request.
         hold_s: How long an acknowledgement is held while the event log fails.
         uploads: Blobs received at once; more wait, unread.
+        uploads_per_address: Of these, from one client's address.
+        uploads_waiting: How many may wait; more are answered 503.
+        upload_wait_s: How long one waits before it is answered 503.
         upload_stall_s: How long a blob's sender may send nothing.
+        upload_bytes_per_s: Least average rate of a sender, with `upload_stall_s` to
+            spare.
         drain_s: How long a stopping process finishes what is in flight; at most 10 s.
     """
 
@@ -60,6 +65,10 @@ class GatewayLimits:
     head_fields: int = 100
     head_s: float = 15.0
     uploads: int = 64
+    uploads_per_address: int = 16
+    uploads_waiting: int = 1_000
+    upload_wait_s: float = 30.0
+    upload_bytes_per_s: float = 10_000
     upload_stall_s: float = 60.0
     hold_s: float = 40.0
     drain_s: float = 5.0

@@ -13,9 +13,10 @@ Design note: docs/subsystems/blobs.md#uploads
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
@@ -24,6 +25,7 @@ from frontier import blob_store, metrics
 from frontier.admission import Receive, Scope, Send
 from frontier.gateway import get_gateway
 from frontier.http import HttpError, header, next_chunk, send_json
+from frontier.upload_slots import NoSlotError, PlaceTakenError
 
 PIECE_BYTES: Final = 512 * 1024
 """How much is gathered before it is written."""
@@ -50,7 +52,9 @@ async def take_upload(
     blobs = await blob_store.open_blobs()
     if not isinstance(blobs, ReceivesUploads):
         raise HttpError(404, "not_found", "Not Found")
-    async with get_gateway().uploads:
+    place = blobs.place_of(token)
+    address = (scope.get("client") or ("",))[0]
+    async with _slot(place, address):
         writer = await _in_thread(lambda: blobs.receive(token))
         metrics.UPLOADS_ACTIVE.inc()
         try:
@@ -62,6 +66,19 @@ async def take_upload(
     headers = {"etag": f'"{stat.checksum}"'}
     answer = {"status": "OK", "size": stat.size, "checksum": stat.checksum}
     await send_json(send, 200, answer, headers=headers)
+
+
+@contextlib.asynccontextmanager
+async def _slot(place: str, address: str) -> AsyncIterator[None]:
+    try:
+        async with get_gateway().uploads.hold(place, address=address):
+            yield
+    except PlaceTakenError:
+        reason = "This is being uploaded already"
+        raise HttpError(409, "conflict", reason) from None
+    except NoSlotError:
+        reason = "Too many uploads at once: try again later"
+        raise HttpError(503, "unavailable", reason, retry_after_s=5) from None
 
 
 async def _store(receive: Receive, writer: BlobWriter, size: int | None) -> BlobStat:
@@ -81,14 +98,20 @@ async def _store(receive: Receive, writer: BlobWriter, size: int | None) -> Blob
 
 async def _receive(receive: Receive, writer: BlobWriter) -> int:
     """Write the whole body; return its length."""
-    stall_s = get_gateway().limits.upload_stall_s
+    limits = get_gateway().limits
+    stall_s = limits.upload_stall_s
+    started_s = time.monotonic()
     received, piece, more = 0, bytearray(), True
     while more:
+        due_s = started_s + stall_s + received / limits.upload_bytes_per_s
         try:
-            async with asyncio.timeout(stall_s):
+            async with asyncio.timeout(min(stall_s, due_s - time.monotonic())):
                 chunk, more = await next_chunk(receive)
         except TimeoutError:
-            reason = f"Nothing was sent for {stall_s:.0f} s"
+            reason = (
+                f"Nothing was sent for {stall_s:.0f} s, or less than "
+                f"{limits.upload_bytes_per_s:.0f} bytes a second"
+            )
             raise HttpError(408, "request_timeout", reason) from None
         received += len(chunk)
         piece += chunk

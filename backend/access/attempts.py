@@ -43,14 +43,14 @@ class AttemptLimiter:
     def is_blocked(self, address: str) -> bool:
         """Return whether `address` has to wait."""
         with self._lock:
-            return self._level(_network(address)) > self._burst - 1
+            return self._level(network_of(address)) > self._burst - 1
 
     def begin(self, address: str) -> bool:
         """Count an attempt of `address` as a failure; return False if it has to wait.
 
         Whoever finds that it was none calls `give_back`.
         """
-        key = _network(address)
+        key = network_of(address)
         with self._lock:
             level = self._level(key)
             if level > self._burst - 1:
@@ -60,13 +60,13 @@ class AttemptLimiter:
 
     def give_back(self, address: str) -> None:
         """Take back what `begin` counted."""
-        key = _network(address)
+        key = network_of(address)
         with self._lock:
             self._set(key, max(0.0, self._level(key) - 1))
 
     def count(self, address: str) -> None:
         """Count one failure of `address`."""
-        key = _network(address)
+        key = network_of(address)
         with self._lock:
             self._set(key, min(self._level(key) + 1, self._burst))
 
@@ -86,7 +86,7 @@ class AttemptLimiter:
         return max(0.0, level - (self._clock() - since) * self._per_s)
 
 
-def _network(address: str) -> str:
+def network_of(address: str) -> str:
     """Return what is counted together: of IPv6, what one subscriber is given."""
     try:
         parsed = ipaddress.ip_address(address)
@@ -94,4 +94,4 @@ def _network(address: str) -> str:
         return address[:64]
     if parsed.version == 4:
         return address
-    return str(ipaddress.ip_network((parsed, 64), strict=False))
+    return str(ipaddress.ipnetwork_of((parsed, 64), strict=False))

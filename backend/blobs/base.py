@@ -387,6 +387,16 @@ class ReceivesUploads(ABC):
     """A store whose tickets lead to this server."""
 
     @abstractmethod
+    def place_of(self, token: str) -> str:
+        """Return what the ticket's token is for: equal for the same blob or part.
+
+        Touches nothing but the token.
+
+        Raises:
+            TokenError: If the token is altered or expired.
+        """
+
+    @abstractmethod
     def receive(self, token: str) -> BlobWriter:
         """Return the writer of the upload that the ticket's token allows.
 

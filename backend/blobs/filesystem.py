@@ -147,6 +147,11 @@ class FilesystemBlobStore(BlobStore, ReceivesUploads):
         )
 
     @override
+    def place_of(self, token: str) -> str:
+        grant = self._tokens.decode(token, now_us=self._now_us())
+        return f"{grant.key} {grant.upload_id} {grant.part}"
+
+    @override
     def receive(self, token: str) -> BlobWriter:
         grant = self._tokens.decode(token, now_us=self._now_us())
         if not grant.upload_id:

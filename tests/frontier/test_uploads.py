@@ -136,13 +136,16 @@ async def test_a_full_disk_is_told_and_leaves_nothing(
 class Upload:
     """A PUT whose body comes as the test says."""
 
-    def __init__(self, url: str, *, length: int | None) -> None:
+    def __init__(
+        self, url: str, *, length: int | None, address: str = "192.0.2.1"
+    ) -> None:
         headers = [] if length is None else [(b"content-length", b"%d" % length)]
         self.scope = {
             "type": "http",
             "method": "PUT",
             "path": httpx.URL(url).path,
             "headers": headers,
+            "client": (address, 1),
         }
         self.body: asyncio.Queue[Any] = asyncio.Queue()
         self.sent: list[Any] = []
@@ -159,6 +162,10 @@ class Upload:
         async with asyncio.timeout(10):
             while self.body.qsize():  # noqa: ASYNC110 - a queue tells nobody
                 await asyncio.sleep(0.01)
+
+    async def run_with(self, body: bytes) -> int | None:
+        self.send(body, more=False)
+        return await self.run()
 
     async def run(self) -> int | None:
         async def send(message: Any) -> None:
@@ -224,6 +231,96 @@ async def test_uploads_over_the_limit_wait_unread(http_client, data_dir, setting
     first.send(b"1", more=False)
     assert await asyncio.gather(running, waiting) == [200, 200]
     assert sorted(content(data_dir)) == [b"11", b"22"]
+
+
+async def begun(client: Any, name: str, address: str) -> tuple[Upload, Any]:
+    """Return an upload of two bytes whose first has been taken."""
+    url = await granted(client, artifact_path=name)
+    upload = Upload(url, length=2, address=address)
+    upload.send(b"1", more=True)
+    running = asyncio.create_task(upload.run())
+    await upload.wait_read()
+    return upload, running
+
+
+async def test_an_address_takes_one_upload_at_a_time(http_client, data_dir):
+    url = await granted(http_client)
+    first, second = Upload(url, length=2), Upload(url, length=1)
+    first.send(b"1", more=True)
+    running = asyncio.create_task(first.run())
+    await first.wait_read()
+    second.send(b"2", more=False)
+    assert await second.run() == 409
+    assert second.body.qsize() == 1
+    first.send(b"1", more=False)
+    assert await running == 200
+    assert content(data_dir) == [b"11"]
+
+
+async def test_one_client_does_not_take_all_slots(http_client, settings):
+    settings.MATYAN_GATEWAY_LIMITS = {"uploads": 3, "uploads_per_address": 2}
+    held = [await begun(http_client, name, "192.0.2.1") for name in "ab"]
+    third = Upload(await granted(http_client, artifact_path="c"), length=2)
+    third.send(b"33", more=False)
+    waiting = asyncio.create_task(third.run())
+    upload, running = await begun(http_client, "d", "192.0.2.2")
+    assert (third.body.qsize(), waiting.done()) == (1, False)
+    for one, _ in (*held, (upload, running)):
+        one.send(b"1", more=False)
+    tasks = [task for _, task in held]
+    assert await asyncio.gather(*tasks, running, waiting) == [200] * 4
+
+
+@pytest.mark.parametrize("limit", [{"upload_wait_s": 0.0}, {"uploads_waiting": 0}])
+async def test_who_waits_too_long_is_told_when_to_come_back(
+    http_client, settings, limit
+):
+    settings.MATYAN_GATEWAY_LIMITS = {"uploads": 1, **limit}
+    first, running = await begun(http_client, "a", "192.0.2.1")
+    second = Upload(await granted(http_client, artifact_path="b"), length=1)
+    second.send(b"2", more=False)
+    assert await second.run() == 503
+    assert (b"retry-after", b"5") in second.sent[0]["headers"]
+    first.send(b"1", more=False)
+    assert await running == 200
+    assert await Upload(await granted(http_client), length=0).run_with(b"") == 200
+
+
+async def test_who_goes_away_while_waiting_holds_nothing(http_client, settings):
+    settings.MATYAN_GATEWAY_LIMITS = {"uploads": 1}
+    first, running = await begun(http_client, "a", "192.0.2.1")
+    second = Upload(await granted(http_client, artifact_path="b"), length=1)
+    waiting = asyncio.create_task(second.run())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    first.send(b"1", more=False)
+    assert await running == 200
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert await Upload(await granted(http_client), length=0).run_with(b"") == 200
+
+
+async def test_a_sender_has_a_least_rate(http_client, data_dir, settings):
+    settings.MATYAN_GATEWAY_LIMITS = {
+        "upload_stall_s": 0.1,
+        "upload_bytes_per_s": 1e9,
+    }
+    upload = Upload(await granted(http_client), length=10_000)
+    running = asyncio.create_task(upload.run())
+    while not running.done():
+        upload.send(b"x", more=True)
+        await asyncio.sleep(0.01)
+    assert await running == 408
+    assert files(data_dir) == []
+
+
+async def test_a_token_nobody_gave_does_not_wait(http_client, settings):
+    settings.MATYAN_GATEWAY_LIMITS = {"uploads": 1}
+    first, running = await begun(http_client, "a", "192.0.2.1")
+    forged = Upload("/api/v1/blobs/upload/" + "A" * 60, length=1)
+    assert await forged.run() == 403
+    first.send(b"1", more=False)
+    assert await running == 200
 
 
 # --- in parts ------------------------------------------------------------------------

@@ -32,7 +32,8 @@ COMPLETE_TIMEOUT_S: Final = 600.0
 
 _T = TypeVar("_T")
 
-_FOR_LATER: Final = frozenset({408, 425, 429})
+# 409: what the server still takes for the same upload, going on, ends by itself.
+_FOR_LATER: Final = frozenset({408, 409, 425, 429})
 _CLOSED_DOOR: Final = frozenset({401, 407})
 _FOR_GOOD: Final = frozenset({413})
 
