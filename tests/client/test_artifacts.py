@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 import pytest
 
 from matyan_client import NotFoundError, Repo, Run, ServerError
+from matyan_client.artifacts import local_path
 from matyan_client.media import Audio
 from matyan_client.rest import RestClient
 from matyan_wire.tree_stream import encode_tree
@@ -58,6 +59,43 @@ def test_a_download_that_breaks_leaves_nothing(server, tmp_path: Path):
         reading(server).download_artifact("a", target)
     assert target.read_bytes() == b"before"
     assert list(tmp_path.glob(".*")) == []
+
+
+WINDOWS = PureWindowsPath("C:\\Users\\ann\\runs")
+
+
+@pytest.mark.parametrize(
+    ("path", "below"),
+    [
+        ("a/b.txt", ["a", "b.txt"]),
+        ("a\\b.txt", ["a", "b.txt"]),
+        ("C:evil", ["C_evil"]),
+        ("C:/evil", ["C_", "evil"]),
+        ("a.txt:stream", ["a.txt_stream"]),
+        ("a/.. /b", ["a", "_", "b"]),
+        ("a/... ./b", ["a", "_", "b"]),
+        ("end. ", ["end_"]),
+        ("a/NUL", ["a", "_NUL"]),
+        ("com1.txt", ["_com1.txt"]),
+        ('<>"|?*', ["______"]),
+    ],
+)
+def test_paths_stay_below_a_directory_on_windows(path, below):
+    assert local_path(WINDOWS, path) == WINDOWS.joinpath(*below)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["..\\up", "a\\..\\..\\up", "\\root", "\\\\host\\share", "/root", "..", "", "\\"],
+)
+def test_paths_that_lead_out_are_refused_on_windows(path):
+    with pytest.raises(ValueError, match="leads outside"):
+        local_path(WINDOWS, path)
+
+
+def test_elsewhere_names_stay_as_they_are(tmp_path: Path):
+    for name in ("a:b", "a\\b", "NUL", "end. "):
+        assert local_path(tmp_path, name) == tmp_path / name
 
 
 @pytest.mark.parametrize("path", ["../up", "/root", "a/../../b", "", "a\0b"])

@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import mimetypes
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from hashlib import blake2b
-from pathlib import Path, PurePosixPath
-from typing import Final
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+from typing import Final, TypeVar
 
 from matyan_client import console
 from matyan_client.rest import RestClient
@@ -25,6 +26,13 @@ _SAFE: Final = frozenset(
     "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
 )
 _MAX_SLUG: Final = 80
+_NOT_ON_WINDOWS: Final = re.compile(r'[<>:"|?*\x00-\x1f]')
+_DEVICES: Final = frozenset(
+    {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"}
+    | {f"{port}{number}" for port in ("COM", "LPT") for number in "0123456789¹²³"}
+)
+
+_AnyPath = TypeVar("_AnyPath", bound=PurePath)
 
 
 def artifact_path(name: object) -> str:
@@ -78,17 +86,36 @@ def object_path(
     return f"seq/{folder}/{digest}/{place}{secrets.token_hex(8)}.{suffix}"
 
 
-def local_path(directory: Path, path: str) -> Path:
+def local_path(directory: _AnyPath, path: str) -> _AnyPath:
     """Return where the artifact `path` goes below `directory`, never outside of it.
+
+    On Windows a backslash separates too, and what a file's name cannot have there
+    becomes "_": "C:" would be another disk, "a:b" a stream of "a", "NUL" a device.
 
     Raises:
         ValueError: If the path leads elsewhere.
     """
-    parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or ".." in parts or "\0" in path:
-        msg = f"the artifact's path {path!r} leads outside of {directory}"
-        raise ValueError(msg)
-    return directory.joinpath(*parts)
+    is_windows = isinstance(directory, PureWindowsPath)
+    text = path.replace("\\", "/") if is_windows else path
+    parts = PurePosixPath(text).parts
+    leads_out = text.startswith("/") or ".." in parts or "\0" in text
+    if parts and not leads_out:
+        found = directory.joinpath(
+            *(map(_windows_name, parts) if is_windows else parts)
+        )
+        if found.is_relative_to(directory) and ".." not in found.parts:
+            return found
+    msg = f"the artifact's path {path!r} leads outside of {directory}"
+    raise ValueError(msg)
+
+
+def _windows_name(name: str) -> str:
+    # Dots and spaces at the end are dropped there: ".. " would lead up.
+    plain = _NOT_ON_WINDOWS.sub("_", name)
+    if plain != plain.rstrip(". "):
+        plain = plain.rstrip(". ") + "_"
+    is_device = plain.split(".", 1)[0].strip().upper() in _DEVICES
+    return f"_{plain}" if is_device else plain
 
 
 def download(client: RestClient, run_id: str, path: str, target: Path) -> Path:

@@ -130,12 +130,13 @@ class FilesPart(RunBase):
         Raises:
             NotFoundError: If the server does not have it (yet).
             ServerError: If the server cannot be asked, or stops in the middle.
+            ValueError: If the artifact's name leads out of the directory.
             OSError: If the file cannot be written.
         """
         path = artifacts.artifact_path(name)
         target = Path(dest)
         if target.is_dir():
-            target /= path.rpartition("/")[2]
+            target = artifacts.local_path(target, path.rpartition("/")[2])
         return self._reader.download(path, target)
 
     def download_artifacts(self, dest_dir: str | os.PathLike[str]) -> list[Path]:
