@@ -89,8 +89,9 @@ def _require_own_page(scope: dict[str, Any]) -> None:
     origin = _header(scope, b"origin")
     if origin is None or origin in settings.CORS_ORIGINS:
         return
-    host = urlsplit(origin).hostname
-    own = urlsplit(f"//{_header(scope, b'host') or ''}").hostname
+    host = urlsplit(origin).netloc.lower()
+    own = (_header(scope, b"host") or "").lower()
+    # As everywhere, the scheme may differ: behind a proxy that ends TLS it does.
     if not host or host != own:
         raise ForbiddenError(reason="pages of this origin may not connect")
 

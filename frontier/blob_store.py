@@ -7,6 +7,7 @@ own copy of this (and not the backend's `runtime`) because it must not reach the
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +24,8 @@ from backend.errors import BlobStoreError
 
 CHECK_INTERVAL_S: Final = 10.0
 CHECK_WAIT_S: Final = 1.0
+
+logger = logging.getLogger(__name__)
 
 _lock = threading.Lock()
 _blobs: BlobStore | None = None
@@ -47,12 +50,12 @@ def get_blobs() -> BlobStore:
 async def open_blobs() -> BlobStore:
     """Return this process's blob store without blocking the event loop.
 
-    Nothing is awaited once it is open: requests go on in the order they came.
+    Nothing is waited for once it is open.
 
     Raises:
         BlobStoreError: If it cannot be opened; the next call tries again.
     """
-    return _blobs or await asyncio.to_thread(get_blobs)
+    return await asyncio.to_thread(get_blobs) if _blobs is None else _blobs
 
 
 class BlobHealth:
@@ -89,7 +92,9 @@ def _look() -> str:
     try:
         get_blobs().check()
     except BlobStoreError as error:
-        return str(error)
+        # Anybody may ask: what has a path or an address in it goes to the log.
+        logger.warning("health.not_ready", extra={"reason": str(error)})
+        return error.message
     return "ok"
 
 

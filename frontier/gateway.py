@@ -64,7 +64,7 @@ class LogHealth:
         metrics.PUBLISH_FAILURES.labels(error.code).inc()
         if self._failure is None:
             logger.warning("gateway.log_failing", extra={"reason": str(error)})
-        self._failure = str(error)
+        self._failure = error.message
 
     async def refusal(self) -> str | None:
         """Return why the log cannot take records, None if it probably can.
@@ -85,12 +85,16 @@ class LogHealth:
 
     @staticmethod
     def check() -> str | None:
-        """Return why the log cannot take records, None if it can. Blocks ≤ ~1 s."""
+        """Return why the log cannot take records, None if it can. Blocks ≤ ~1 s.
+
+        In words that strangers may read; the log has the rest.
+        """
         try:
             producer.get_producer()
             producer.get_event_log().check()
         except EventLogError as error:
-            return str(error)
+            logger.warning("health.not_ready", extra={"reason": str(error)})
+            return error.message
         return None
 
 
@@ -104,6 +108,7 @@ class Gateway:
         decoder: One thread for large frames: one at a time, so that what decoding
             needs exists once.
         uploads: Held by each blob being received.
+        opening_blobs: Passed by requests for uploads, in the order they came.
         draining: Whether the process is about to stop.
     """
 
@@ -112,6 +117,7 @@ class Gateway:
         self.budget = ByteBudget(limits.in_flight_bytes)
         self.log_health = LogHealth()
         self.uploads = UploadSlots(limits)
+        self.opening_blobs = asyncio.Lock()
         self.decoder = ThreadPoolExecutor(1, thread_name_prefix="frame-decoder")
         self.draining = False
         self._connections: set[Connection] = set()

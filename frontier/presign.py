@@ -81,7 +81,7 @@ async def presign(request: Request) -> Answer:
         raise LimitExceededError(
             what="upload", size=body.size, limit=settings.MATYAN_MAX_UPLOAD_BYTES
         )
-    blobs = await blob_store.open_blobs()
+    blobs = await _open_blobs()
     now_us = time.time_ns() // 1000
     blob_id = new_blob_id(now_us=now_us)
     await _publish_grant(body, blob_id, now_us=now_us)
@@ -101,7 +101,7 @@ async def sign_part(request: Request) -> Answer:
     grant, body = _grant_of(request.body)
     if body.number is None or not 1 <= body.number <= grant.parts:
         raise HttpError(422, "validation_error", f"number: must be 1 to {grant.parts}")
-    blobs = await blob_store.open_blobs()
+    blobs = await _open_blobs()
     ticket = blobs.presign_part(
         grant.key,
         grant.upload_id,
@@ -115,7 +115,7 @@ async def sign_part(request: Request) -> Answer:
 async def list_parts(request: Request) -> Answer:
     """Answer which parts of an upload have arrived whole."""
     grant, _ = _grant_of(request.body)
-    blobs = await blob_store.open_blobs()
+    blobs = await _open_blobs()
     parts = await asyncio.to_thread(blobs.list_parts, grant.key, grant.upload_id)
     arrived = [
         part.number
@@ -128,7 +128,7 @@ async def list_parts(request: Request) -> Answer:
 async def complete(request: Request) -> Answer:
     """Make the parts the blob; doing it again is fine."""
     grant, _ = _grant_of(request.body)
-    blobs = await blob_store.open_blobs()
+    blobs = await _open_blobs()
     stat = await asyncio.to_thread(
         lambda: blobs.complete_multipart(grant.key, grant.upload_id, size=grant.size)
     )
@@ -138,7 +138,7 @@ async def complete(request: Request) -> Answer:
 async def abort(request: Request) -> Answer:
     """Forget an upload in parts."""
     grant, _ = _grant_of(request.body)
-    blobs = await blob_store.open_blobs()
+    blobs = await _open_blobs()
     await asyncio.to_thread(blobs.abort_multipart, grant.key, grant.upload_id)
     return {"status": "OK"}
 
@@ -151,6 +151,12 @@ ROUTES: Final[Mapping[str, Callable[[Request], Awaitable[Answer]]]] = {
     "multipart/abort": abort,
 }
 """What follows "/api/v1/rest/artifacts/" in the path, and what answers it."""
+
+
+async def _open_blobs() -> BlobStore:
+    """Return the blob store; whoever waits for it to open goes on in order."""
+    async with get_gateway().opening_blobs:
+        return await blob_store.open_blobs()
 
 
 async def _publish_grant(body: PresignBody, blob_id: str, *, now_us: int) -> None:

@@ -271,6 +271,10 @@ class PacedWebSocketProtocol(WebSocketsSansIOProtocol):
     async def send(self, message: Any) -> None:
         """Send; closing makes uvicorn read again, which the intake may not allow."""
         await super().send(message)
+        if message["type"] == "websocket.http.response.body":
+            # uvicorn takes a handshake answered with a refusal for one not answered,
+            # and logs an error for each.
+            self.handshake_complete = not message.get("more_body", False)
         if message["type"] == "websocket.close":
             self._apply_reading()
 

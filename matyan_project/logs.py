@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import Any
+from typing import Any, Final
 
 from typing_extensions import override
 
@@ -33,7 +33,7 @@ class TextFormatter(logging.Formatter):
     @override
     def formatMessage(self, record: logging.LogRecord) -> str:
         """Append the record's fields to its line."""
-        line = super().formatMessage(record)
+        line = escaped(super().formatMessage(record))
         fields = " ".join(f"{k}={_short(v)}" for k, v in _fields(record).items())
         return f"{line} {fields}" if fields else line
 
@@ -57,9 +57,20 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(body, default=str)
 
 
+def escaped(text: str) -> str:
+    """Return `text` with nothing in it that ends a line or drives a terminal."""
+    return text.translate(_CONTROLS)
+
+
+_CONTROLS: Final = {
+    code: chr(code).encode("unicode_escape").decode()
+    for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)
+}
+
+
 def _short(value: Any) -> str:
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    text = text.replace("\n", "\\n")
+    text = escaped(text)
     return text if len(text) <= 500 else text[:500] + "…"
 
 

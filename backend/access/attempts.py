@@ -94,4 +94,4 @@ def network_of(address: str) -> str:
         return address[:64]
     if parsed.version == 4:
         return address
-    return str(ipaddress.ipnetwork_of((parsed, 64), strict=False))
+    return str(ipaddress.ip_network((parsed, 64), strict=False))

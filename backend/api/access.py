@@ -24,6 +24,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonRes
 from backend.access import people
 from backend.access.addresses import is_loopback
 from backend.access.credentials import token_in
+from backend.access.tokens import PREFIX
 from backend.access.verifier import VERIFIER
 from backend.api import access_rules
 from backend.api.access_rules import SAFE_METHODS
@@ -153,7 +154,9 @@ def _sign_in_page(request: HttpRequest, error: AccessError) -> HttpResponse | No
         and request.method in {"GET", "HEAD"}
         and "text/html" in request.headers.get("Accept", "")
     )
-    if error.http_status != 401 or not is_page:
+    # A path with a token that leads to no API must not live on in another address.
+    holds_token = PREFIX in request.get_full_path()
+    if error.http_status != 401 or not is_page or holds_token:
         return None
     base_path = request.META.get("SCRIPT_NAME", "").rstrip("/")
     place = quote(request.get_full_path(), safe="/")

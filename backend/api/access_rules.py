@@ -41,7 +41,7 @@ LOCAL: Final[Mapping[str, str]] = {
 }
 """Routes that need no credentials when asked from this machine itself."""
 
-_READING_POST: Final = re.compile(r"/(?:get-batch|align)/\?\$\Z")
+_READING_POST: Final = re.compile(r"/(?:get-batch|get-step|align)/\?\$\Z")
 """Questions whose lists are too long for an address."""
 
 _DESTROYING: Final = frozenset(

@@ -14,15 +14,21 @@ from typing_extensions import override
 
 from backend.api.serializers.base import ErrorSerializer
 
-STREAM: Final = OpenApiResponse(
+_STREAM: Final = OpenApiResponse(
     OpenApiTypes.BINARY,
     description="A tree stream: `application/octet-stream`, see `matyan_wire`.",
 )
+STREAMED: Final = {(200, "application/octet-stream"): _STREAM}
+"""Without the type it would be described as JSON."""
+
 NOT_FOUND: Final = OpenApiResponse(ErrorSerializer, description="No such thing.")
 BAD_REQUEST: Final = OpenApiResponse(
     ErrorSerializer, description="Syntax errors have an object in `detail`."
 )
 INVALID: Final = OpenApiResponse(ErrorSerializer, description="Invalid input.")
+REFUSED: Final = {400: BAD_REQUEST, 422: INVALID}
+"""What every operation answers that takes parameters, and a body besides."""
+
 CONFLICT: Final = OpenApiResponse(ErrorSerializer, description="The name is taken.")
 
 TIMEZONE: Final = OpenApiParameter(

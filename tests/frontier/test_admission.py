@@ -105,9 +105,13 @@ async def test_too_many_connections_are_503(
     await connect()
 
 
-async def test_a_log_that_cannot_be_opened_is_503(settings: Any) -> None:
+async def test_a_log_that_cannot_be_opened_is_503(
+    settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     settings.MATYAN_BUS = {"ENGINE": "no.such.Log"}
-    await expect_503("no such event log class")
+    await expect_503("the event log is failing")
+    # Why is for whoever reads the log, not for whoever knocks.
+    assert "no such event log class" in str([vars(one) for one in caplog.records])
 
 
 async def test_a_failing_log_is_503_until_it_recovers(

@@ -110,7 +110,7 @@ async def test_a_failing_log_asks_a_binary_client_to_try_again(
         await socket.send_to(bytes_data=make_frame(make_batch(seq)))
     answer = await receive(socket)
     assert (answer["status"], answer["seq"], answer["retry"]) == ("error", 1, True)
-    assert "scripted" in answer["error"]
+    assert EventLogFullError.message in answer["error"]
     closing = await socket.receive_output(timeout=5)
     assert (closing["type"], closing["code"]) == ("websocket.close", 1013)
     assert taken(scripted_log) == []

@@ -72,6 +72,15 @@ def test_binary_frames_in_a_window(gateway: GatewayProcess) -> None:
         ]
 
 
+def test_a_refused_handshake_is_no_error_of_ours(gateway: GatewayProcess) -> None:
+    for path in ("nowhere", "api/v1/ws/runs/a%20b"):
+        url = f"ws://127.0.0.1:{gateway.port}/{path}"
+        with pytest.raises(InvalidStatus) as refused:
+            connect(url)
+        assert refused.value.response.status_code in {403, 404}
+    assert "ERROR" not in gateway.output.read_text()
+
+
 def test_a_frame_over_the_limit_closes_with_1009(gateway: GatewayProcess) -> None:
     with connect(gateway.run_url("large"), compression=None) as socket:
         with contextlib.suppress(ConnectionClosed):

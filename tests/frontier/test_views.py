@@ -6,6 +6,7 @@ import pytest
 from django.test import Client
 from prometheus_client.parser import text_string_to_metric_families
 
+from backend.errors import EventLogFullError
 from frontier.gateway import get_gateway
 from tests.frontier.failing_logs import ScriptedLog
 
@@ -35,7 +36,8 @@ def test_not_ready_while_the_log_fails(
     assert response.status_code == 503
     body = response.json()
     assert body["status"] == "degraded"
-    assert "scripted" in body["checks"]["kafka"]
+    assert body["checks"]["kafka"] == EventLogFullError.message
+    assert "scripted" not in response.content.decode()
 
 
 def test_not_ready_while_draining(client: Client, scripted_log: ScriptedLog) -> None:

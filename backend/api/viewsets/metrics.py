@@ -32,7 +32,11 @@ class MetricBatchViewSet(StoreViewSet):
     @extend_schema(
         parameters=[schema.RUN_ID, BatchParams],
         request=TraceRefSerializer(many=True),
-        responses={200: TracePointsSerializer(many=True), 404: schema.NOT_FOUND},
+        responses={
+            200: TracePointsSerializer(many=True),
+            404: schema.NOT_FOUND,
+            **schema.REFUSED,
+        },
     )
     @action(detail=True, methods=["post"], url_path="metric/get-batch")
     def get_batch(self, request: Request, run_id: str) -> StreamingHttpResponse:

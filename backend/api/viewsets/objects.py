@@ -62,7 +62,7 @@ class ObjectSearchViewSet(StoreViewSet):
 
     @extend_schema(
         parameters=[_KIND_PARAM, ObjectSearchParams, schema.TIMEZONE],
-        responses={200: schema.STREAM, 400: schema.BAD_REQUEST},
+        responses={**schema.STREAMED, **schema.REFUSED},
     )
     @action(detail=False, url_path=f"search/{_KIND}")
     def search_objects(self, request: Request, kind: str) -> StreamingHttpResponse:
@@ -92,7 +92,7 @@ class ObjectSearchViewSet(StoreViewSet):
     @extend_schema(
         parameters=[_BLOB_KIND_PARAM],
         request=serializers.ListSerializer(child=serializers.CharField()),
-        responses={200: schema.STREAM, 422: schema.INVALID},
+        responses={**schema.STREAMED, **schema.REFUSED},
     )
     @action(detail=False, methods=["post"], url_path=f"{_BLOB_KIND}/get-batch")
     def get_blobs(self, request: Request, kind: str) -> StreamingHttpResponse:
@@ -114,7 +114,11 @@ class RunObjectViewSet(StoreViewSet):
     @extend_schema(
         parameters=[schema.RUN_ID, _KIND_PARAM, ObjectParams],
         request=TraceRefSerializer(many=True),
-        responses={200: schema.STREAM, 404: schema.NOT_FOUND, 422: schema.INVALID},
+        responses={
+            **schema.STREAMED,
+            404: schema.NOT_FOUND,
+            **schema.REFUSED,
+        },
     )
     @action(detail=True, methods=["post"], url_path=f"{_KIND}/get-batch")
     def get_objects(
@@ -132,7 +136,11 @@ class RunObjectViewSet(StoreViewSet):
     @extend_schema(
         parameters=[schema.RUN_ID, _KIND_PARAM, ObjectStepParams],
         request=TraceRefSerializer(many=True),
-        responses={200: schema.STREAM, 404: schema.NOT_FOUND, 422: schema.INVALID},
+        responses={
+            **schema.STREAMED,
+            404: schema.NOT_FOUND,
+            **schema.REFUSED,
+        },
     )
     @action(detail=True, methods=["post"], url_path=f"{_KIND}/get-step")
     def get_step(

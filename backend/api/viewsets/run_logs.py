@@ -50,7 +50,8 @@ class RunLogViewSet(StoreViewSet):
     lookup_field = "run_id"
 
     @extend_schema(
-        parameters=[schema.RUN_ID, LogParams], responses={200: schema.STREAM}
+        parameters=[schema.RUN_ID, LogParams],
+        responses={**schema.STREAMED, **schema.REFUSED},
     )
     @action(detail=True)
     def logs(self, request: Request, run_id: str) -> StreamingHttpResponse:
@@ -60,7 +61,8 @@ class RunLogViewSet(StoreViewSet):
         return stream_response(request, _lines(self.store, log))
 
     @extend_schema(
-        parameters=[schema.RUN_ID, LogParams], responses={200: schema.STREAM}
+        parameters=[schema.RUN_ID, LogParams],
+        responses={**schema.STREAMED, **schema.REFUSED},
     )
     @action(detail=True, url_path="log-records")
     def log_records(self, request: Request, run_id: str) -> StreamingHttpResponse:

@@ -45,7 +45,7 @@ class RunSearchViewSet(StoreViewSet):
 
     @extend_schema(
         parameters=[RunSearchParams, schema.TIMEZONE],
-        responses={200: schema.STREAM, 400: schema.BAD_REQUEST},
+        responses={**schema.STREAMED, **schema.REFUSED},
     )
     @action(detail=False, url_path="search/run")
     def search_run(self, request: Request) -> StreamingHttpResponse:
@@ -68,7 +68,7 @@ class RunSearchViewSet(StoreViewSet):
 
     @extend_schema(
         parameters=[MetricSearchParams, schema.TIMEZONE],
-        responses={200: schema.STREAM, 400: schema.BAD_REQUEST},
+        responses={**schema.STREAMED, **schema.REFUSED},
     )
     @action(detail=False, url_path="search/metric")
     def search_metric(self, request: Request) -> StreamingHttpResponse:
@@ -87,7 +87,8 @@ class RunSearchViewSet(StoreViewSet):
         return stream_response(request, search.frames(steps, progress))
 
     @extend_schema(
-        request=AlignSerializer, responses={200: schema.STREAM, 422: schema.INVALID}
+        request=AlignSerializer,
+        responses={**schema.STREAMED, **schema.REFUSED},
     )
     @action(detail=False, methods=["post"], url_path="search/metric/align")
     def align(self, request: Request) -> StreamingHttpResponse:
@@ -96,7 +97,10 @@ class RunSearchViewSet(StoreViewSet):
         frames = align_frames(self.store, align_by=body.align_by, runs=body.runs)
         return stream_response(request, join_frames(frames))
 
-    @extend_schema(parameters=[ActiveParams], responses={200: schema.STREAM})
+    @extend_schema(
+        parameters=[ActiveParams],
+        responses={**schema.STREAMED, **schema.REFUSED},
+    )
     @action(detail=False)
     def active(self, request: Request) -> StreamingHttpResponse:
         """Stream the runs being written now, with the last point of each metric."""

@@ -1,8 +1,8 @@
 """The one HTML page of the web UI, filled in for the request it answers.
 
-The page's scripts find the API at the absolute origin the browser sees, so proxies
-must say it in `X-Forwarded-Proto` and `X-Forwarded-Host`; a host that is not in
-`settings.ALLOWED_HOSTS` is not believed.
+The page's scripts find the API at the absolute origin the browser sees. A proxy that
+changes it says so in `X-Forwarded-Proto` and `X-Forwarded-Host`, which are believed
+with `MATYAN_TRUST_FORWARDED` only, and a host only if `settings.ALLOWED_HOSTS` has it.
 
 Scripts and styles of other sites (the Python runtime of reports, an icon font) are
 loaded beside the page, never before it: without a way to the internet the page must
@@ -149,13 +149,15 @@ def origin_of(request: HttpRequest) -> str:
     Raises:
         DisallowedHost: If the request's own host is not allowed.
     """
-    host = request.get_host()
+    host, scheme = request.get_host(), request.scheme or "http"
+    if not settings.MATYAN_TRUST_FORWARDED:
+        return f"{scheme}://{host}"
     forwarded = _first(request.headers.get("X-Forwarded-Host", ""))
     if forwarded and _is_allowed(forwarded):
         host = forwarded
-    scheme = _first(request.headers.get("X-Forwarded-Proto", "")).lower()
-    if scheme not in {"http", "https"}:
-        scheme = request.scheme or "http"
+    said = _first(request.headers.get("X-Forwarded-Proto", "")).lower()
+    if said in {"http", "https"}:
+        scheme = said
     return f"{scheme}://{host}"
 
 

@@ -30,6 +30,7 @@ ARRAY_BYTES: Final = 1024 * 1024
 """Frames above this are decoded in pieces: all messages of a frame at once would take
 several times its size."""
 
+_BRACE: Final = ord("{")
 MAX_DIGITS: Final = 1_000
 """Of an integer; what follows is cut off."""
 
@@ -95,7 +96,7 @@ def iter_items(
     for raw in raws:
         if not is_hopeless():
             yield functools.partial(_message_of, raw)
-        elif memoryview(raw)[:1] == b"{":
+        elif memoryview(raw)[0] == _BRACE:
             yield functools.partial(_strict_message_of, raw)
         else:
             yield None

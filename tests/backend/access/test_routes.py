@@ -38,7 +38,7 @@ PUBLIC_PREFIXES = {
     "/api/v1/blobs/upload/": "signed addresses",
 }
 LOCAL = {r"^api/metrics/?$", r"^metrics/?$"}
-READING_POSTS = ("/get-batch/?$", "/align/?$")
+READING_POSTS = ("/get-batch/?$", "/get-step/?$", "/align/?$")
 FAR = {"REMOTE_ADDR": "192.0.2.7"}
 
 BACKEND = "matyan_project.urls"
@@ -104,6 +104,22 @@ def test_browsers_are_led_to_the_sign_in_page(
         if expected == 302:
             assert page.headers["Location"].startswith("/sign-in?next=/")
         assert client.post(route.path).status_code == 401
+
+
+@pytest.mark.django_db
+def test_no_redirect_carries_a_token() -> None:
+    token = f"mty_{'a' * 12}_{'b' * 40}"
+    client = Client(headers={"Accept": "text/html"}, **FAR)
+    for path in (f"/t/{token}/", f"/t/{token}/runs/r", f"/x/t/{token}", f"/?k={token}"):
+        answer = client.get(path)
+        assert answer.status_code == 401
+        assert token not in str(answer.headers)
+
+
+def test_a_read_token_may_ask_for_a_step(read_token: str, runtime: Any) -> None:
+    client = Client(headers={"Authorization": f"Bearer {read_token}"}, **FAR)
+    path = "/api/v1/rest/runs/r/images/get-step"
+    assert client.generic("POST", path, "[]", "application/json").status_code == 404
 
 
 @pytest.mark.django_db

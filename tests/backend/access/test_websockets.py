@@ -21,7 +21,9 @@ async def test_a_signed_in_page_opens_no_websocket(django_user_model: Any) -> No
     [
         ("https://evil.example", 403),
         ("null", 403),
-        ("http://matyan.example:8000", 101),
+        ("http://matyan.example:8000", 403),
+        ("http://matyan.example", 403),
+        ("https://Matyan.example:53801", 101),
         ("http://localhost:3000", 101),
     ],
 )

@@ -88,7 +88,8 @@ def test_ready_is_degraded_while_the_store_is_not_there(client, runtime, monkeyp
 
     assert answer.status_code == 503
     assert answer.json()["status"] == "degraded"
-    assert "tested" in answer.json()["checks"]["store"]
+    assert answer.json()["checks"]["store"] == StoreUnavailableError.message
+    assert "tested" not in answer.content.decode()
     assert client.get("/health/live/").status_code == 200
 
 
@@ -327,6 +328,26 @@ def test_every_operation_is_described(client):
             assert operation["responses"], (method, path)
             names = {one["name"] for one in operation.get("parameters", ())}
             assert names >= set(re.findall(r"\{(\w+)\}", path)), (method, path)
+
+
+def test_streams_and_refusals_are_described_as_they_are(client):
+    schema = client.get("/api/v1/schema/?format=json").json()
+    rest = "/api/v1/rest/runs"
+
+    for path, method in {
+        "search/run/": "get",
+        "search/metric/": "get",
+        "search/metric/align/": "post",
+        "active/": "get",
+        "{run_id}/logs/": "get",
+        "{run_id}/{kind}/get-step/": "post",
+        "{kind}/get-batch/": "post",
+    }.items():
+        responses = schema["paths"][f"{rest}/{path}"][method]["responses"]
+        assert list(responses["200"]["content"]) == ["application/octet-stream"], path
+        assert {"400", "422"} <= set(responses), path
+    batch = schema["paths"][f"{rest}/{{run_id}}/metric/get-batch/"]["post"]
+    assert {"200", "400", "404", "422"} <= set(batch["responses"])
 
 
 def rest_routes():

@@ -119,6 +119,7 @@ def test_head_is_answered_too(client):
 )
 def test_the_api_is_at_the_origin_the_browser_sees(client, settings, headers, origin):
     settings.ALLOWED_HOSTS = ["*"]
+    settings.MATYAN_TRUST_FORWARDED = True
 
     answer = client.get("/", headers={**HTML, **headers})
 
@@ -128,12 +129,22 @@ def test_the_api_is_at_the_origin_the_browser_sees(client, settings, headers, or
 
 def test_a_host_that_is_not_allowed_is_not_believed(client, settings):
     settings.ALLOWED_HOSTS = ["testserver"]
+    settings.MATYAN_TRUST_FORWARDED = True
 
     forwarded = client.get("/", headers={**HTML, "X-Forwarded-Host": "evil.example"})
     own = client.get("/", headers={**HTML, "Host": "evil.example"})
 
     assert 'HOST_BASE="http://testserver"' in forwarded.content.decode()
     assert own.status_code == 400
+
+
+def test_no_proxy_is_believed_unless_there_is_one(client, settings):
+    settings.ALLOWED_HOSTS = ["*"]
+    said = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "evil.example"}
+
+    answer = client.get("/", headers={**HTML, **said})
+
+    assert 'HOST_BASE="http://testserver"' in answer.content.decode()
 
 
 def test_a_path_prefix_is_part_of_every_address():
