@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 
 RUNS: Final = 50
 ROWS: Final = 500
-_OF_RUN: Final = frozenset({Index.EXPERIMENT, Index.TAG, Index.ACTIVE, Index.ARCHIVED})
+_OF_RUN: Final = frozenset(
+    {Index.EXPERIMENT, Index.TAG, Index.ACTIVE, Index.ARCHIVED, Index.ANTEDATED}
+)
 
 
 @dataclass(slots=True)

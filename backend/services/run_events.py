@@ -4,8 +4,9 @@ Everything here may be applied again without changing the result: names are look
 before they are created, assignments replace, tags are a set, opening an open run leaves
 it open. Which openings and frames are new is known to `ingestion`, which calls this.
 
-Times of writers are corrected by the run's clock offset and kept between the run's
-creation and the receipt.
+Times of writers are corrected by the difference of the clocks and never later than the
+receipt. A frame that tells when it was sent tells that difference, however long what it
+carries has waited to be delivered; of others, the opening is taken to be the receipt.
 
 Design note: docs/subsystems/metadata.md#run-events
 """
@@ -13,7 +14,7 @@ Design note: docs/subsystems/metadata.md#run-events
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -65,12 +66,42 @@ def clock_offset_us(*, received_us: int, client_time_us: int) -> int:
     return offset if abs(offset) >= MIN_CLOCK_OFFSET_US else 0
 
 
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """When a frame was received and sent.
+
+    Attributes:
+        received_us: The gateway's clock.
+        sent_us: The writer's clock, `UNKNOWN_TIME` if not known.
+    """
+
+    received_us: int
+    sent_us: int = UNKNOWN_TIME
+
+    def server_us(self, client_time_us: int, *, offset_us: int | None) -> int:
+        """Return a moment of the writer on the server's clock, at most the receipt.
+
+        Args:
+            client_time_us: The writer's clock then, or `UNKNOWN_TIME`.
+            offset_us: The difference of the clocks where the frame does not tell it;
+                None if that is not known either.
+        """
+        if self.sent_us != UNKNOWN_TIME:
+            offset_us = clock_offset_us(
+                received_us=self.received_us, client_time_us=self.sent_us
+            )
+        if client_time_us == UNKNOWN_TIME or offset_us is None:
+            return self.received_us
+        return max(0, min(client_time_us + offset_us, self.received_us))
+
+
 def ensure_run(
     tr: Transaction,
     store: Store,
     run_id: str,
-    received_us: int,
-    client_time_us: int = UNKNOWN_TIME,
+    moment: Moment,
+    *,
+    opened_client_us: int = UNKNOWN_TIME,
 ) -> Run | None:
     """Return the run, created in the transaction if missing; None if it was deleted.
 
@@ -78,9 +109,10 @@ def ensure_run(
         tr: The ingestion's transaction.
         store: The store.
         run_id: The run.
-        received_us: When the server heard of it: the creation time of a new run.
-        client_time_us: The writer's clock at that moment, for the clock offset: when
-            the frame was sent or, if that is not known, when the run was opened.
+        moment: When the server heard of it.
+        opened_client_us: The writer's clock when the run was opened: the creation time
+            of a new run, corrected; else that is the receipt. Also tells the clock
+            offset if the frame does not say when it was sent.
     """
     run = store.runs.find(tr, run_id)
     if run is not None:
@@ -91,15 +123,18 @@ def ensure_run(
         tr,
         run_id=run_id,
         name=f"Run: {run_id}",
-        created_us=received_us,
+        created_us=moment.server_us(opened_client_us, offset_us=None),
         clock_offset_us=clock_offset_us(
-            received_us=received_us, client_time_us=client_time_us
+            received_us=moment.received_us,
+            client_time_us=opened_client_us
+            if moment.sent_us == UNKNOWN_TIME
+            else moment.sent_us,
         ),
     )
 
 
 def change_run(
-    tr: Transaction, store: Store, run: Run, event: Event, received_us: int
+    tr: Transaction, store: Store, run: Run, event: Event, moment: Moment
 ) -> Run:
     """Apply one event other than those on attributes; return the run as it is then.
 
@@ -111,7 +146,7 @@ def change_run(
         InvalidInputError, LimitExceededError: If the event can never be applied. Then
             nothing of it has been written.
     """
-    return _CHANGE[type(event)](tr, store, run, event, received_us)
+    return _CHANGE[type(event)](tr, store, run, event, moment)
 
 
 def change_attributes(
@@ -137,21 +172,26 @@ def change_attributes(
 
 
 def _create(
-    _tr: Transaction, _store: Store, run: Run, _event: CreateRun, received_us: int
+    _tr: Transaction, _store: Store, run: Run, event: CreateRun, moment: Moment
 ) -> Run:
-    if received_us == run.created_us:
+    opened_us = moment.server_us(event.client_time_us, offset_us=None)
+    if opened_us == run.created_us:
         return run
+    # The earliest opening is the creation, in whatever order they are delivered: points
+    # of another writer may have made the run, or a later one that was not held up.
     return replace(
-        run, active=True, finished_us=None, resumed_count=run.resumed_count + 1
+        run,
+        created_us=min(run.created_us, opened_us),
+        active=True,
+        finished_us=None,
+        resumed_count=run.resumed_count + 1,
     )
 
 
 def _finish(
-    _tr: Transaction, _store: Store, run: Run, event: FinishRun, received_us: int
+    _tr: Transaction, _store: Store, run: Run, event: FinishRun, moment: Moment
 ) -> Run:
-    at_us = received_us
-    if event.client_time_us != UNKNOWN_TIME:
-        at_us = min(event.client_time_us + run.clock_offset_us, received_us)
+    at_us = moment.server_us(event.client_time_us, offset_us=run.clock_offset_us)
     return replace(run, active=False, finished_us=max(at_us, run.created_us))
 
 
@@ -165,7 +205,7 @@ def _with_text_keys(value: Any) -> Any:
 
 
 def _set_properties(
-    tr: Transaction, store: Store, run: Run, event: SetProperties, received_us: int
+    tr: Transaction, store: Store, run: Run, event: SetProperties, moment: Moment
 ) -> Run:
     changes: dict[str, Any] = {}
     if event.name is not None:
@@ -180,14 +220,14 @@ def _set_properties(
         changes["archived"] = event.archived
     if event.experiment is not None and event.experiment.strip():
         experiment = ensure_experiment(
-            tr, store, name=event.experiment, now_us=received_us
+            tr, store, name=event.experiment, now_us=moment.received_us
         )
         changes["experiment_id"] = experiment.experiment_id
     return replace(run, **changes)
 
 
 def _add_tag(
-    tr: Transaction, store: Store, run: Run, event: AddTag, received_us: int
+    tr: Transaction, store: Store, run: Run, event: AddTag, moment: Moment
 ) -> Run:
     if not event.name.strip():
         return run
@@ -198,22 +238,28 @@ def _add_tag(
             raise LimitExceededError(
                 what="tags of a run", size=len(run.tag_ids) + 1, limit=MAX_TAGS
             )
-    tag = ensure_tag(tr, store, name=event.name, now_us=received_us)
+    tag = ensure_tag(tr, store, name=event.name, now_us=moment.received_us)
     return with_tag(run, tag.tag_id)
 
 
 def _remove_tag(
-    tr: Transaction, store: Store, run: Run, event: RemoveTag, _received_us: int
+    tr: Transaction, store: Store, run: Run, event: RemoveTag, _moment: Moment
 ) -> Run:
     tag = store.tags.find_by_name(tr, event.name.strip())
     return run if tag is None else without_tag(run, tag.tag_id)
 
 
-_CHANGE: Final[Mapping[type, Callable[[Transaction, Store, Run, Any, int], Run]]] = {
+def _refer_blob(
+    tr: Transaction, store: Store, run: Run, event: BlobRef, moment: Moment
+) -> Run:
+    return refer_blob(tr, store, run, event, moment.received_us)
+
+
+_CHANGE: Final[Mapping[type, Callable[[Transaction, Store, Run, Any, Moment], Run]]] = {
     CreateRun: _create,
     FinishRun: _finish,
     SetProperties: _set_properties,
     AddTag: _add_tag,
     RemoveTag: _remove_tag,
-    BlobRef: refer_blob,
+    BlobRef: _refer_blob,
 }

@@ -38,7 +38,12 @@ from backend.services.run_blobs import (
     note_grant,
     note_objects,
 )
-from backend.services.run_events import change_attributes, change_run, ensure_run
+from backend.services.run_events import (
+    Moment,
+    change_attributes,
+    change_run,
+    ensure_run,
+)
 from backend.services.terminal_lines import MAX_STEP, place_lines, shift_lines
 from backend.storage.codecs.run_states import (
     EventProgress,
@@ -266,7 +271,7 @@ class RunWrite:
             self._change_run(item, event)
 
     def _change_run(self, item: IncomingBatch, event: Event) -> None:
-        self.run = change_run(self._tr, self._store, self.run, event, item.received_us)
+        self.run = change_run(self._tr, self._store, self.run, event, _moment(item))
 
     def _open(
         self, item: IncomingBatch, event: CreateRun, writer: WriterState | None
@@ -498,11 +503,18 @@ def open_run(
 ) -> RunWrite | None:
     """Return the write of the batch's run, made if missing; None if it is deleted."""
     opened = [e for e in item.batch.events if isinstance(e, CreateRun)]
-    client_time_us = item.batch.sent_us
-    if client_time_us == UNKNOWN_TIME and opened:
-        client_time_us = opened[0].client_time_us
-    run = ensure_run(tr, store, item.run_id, item.received_us, client_time_us)
+    run = ensure_run(
+        tr,
+        store,
+        item.run_id,
+        _moment(item),
+        opened_client_us=opened[0].client_time_us if opened else UNKNOWN_TIME,
+    )
     return None if run is None else RunWrite(tr, store, run, allowance)
+
+
+def _moment(item: IncomingBatch) -> Moment:
+    return Moment(item.received_us, item.batch.sent_us)
 
 
 def _without_repeated(

@@ -18,7 +18,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from backend.domain.entities import Experiment, Tag
-from backend.domain.runs import Run
+from backend.domain.runs import MAX_NUMBER_DRIFT_US, Run
 from backend.domain.series import Series
 from backend.services.damage import read_intact, read_page, read_runs
 from backend.services.run_order import (
@@ -36,7 +36,6 @@ from backend.storage.query.executor import iter_candidates
 from backend.storage.query.parser import Query
 from backend.storage.query.planner import EVERYTHING, Plan, plan_query
 from backend.storage.query.proxies import NO_TAGS, RunView, TagNames
-from backend.storage.repositories.runs import MAX_NUMBER_DRIFT_US
 from matyan_wire.batch import METRIC
 
 if TYPE_CHECKING:
@@ -251,8 +250,15 @@ class _Search:
     def _batches(self, *, below: int, first_size: int) -> Iterator[list[Run]]:
         """Set the total and return the candidates, newest first, in batches."""
         if self.plan.created.last_us is not None:
-            # A number may lie above its run's creation time, by a bounded amount.
-            below = min(below, self.plan.created.last_us + MAX_NUMBER_DRIFT_US + 1)
+            # A number may lie above its run's creation time, by a bounded amount; the
+            # runs where it lies higher are listed.
+            last_no = self.plan.created.last_us + MAX_NUMBER_DRIFT_US
+            antedated = self.store.engine.read(
+                lambda tr: self.store.runs.numbers_with(
+                    tr, indexes.antedated_term(), before=below, limit=1
+                )
+            )
+            below = min(below, max(last_no, *antedated, 0) + 1)
         first_no = max(0, self.plan.created.first_us or 0)
         if self.plan.source == EVERYTHING:
             self.total = self._count(first_no, below)

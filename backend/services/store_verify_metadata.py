@@ -50,7 +50,9 @@ from backend.storage.keyspace import Subspace
 from backend.storage.repositories.notes import RUN
 
 _NO_RUN: Final = "names a run that does not exist"
-_OF_RUN: Final = frozenset({Index.EXPERIMENT, Index.TAG, Index.ACTIVE, Index.ARCHIVED})
+_OF_RUN: Final = frozenset(
+    {Index.EXPERIMENT, Index.TAG, Index.ACTIVE, Index.ARCHIVED, Index.ANTEDATED}
+)
 
 
 def _read_run(key: bytes, value: bytes) -> Run:

@@ -11,6 +11,7 @@ hashed; ids are UUID text.
     SERIES_NAME     (hash of kind, name)     runs that have such a series
     RUN_SERIES      (run number, hash)       the rows of SERIES_NAME a run has written
     PURGE           ()                       deleted runs whose data is still there
+    ANTEDATED       ()                       runs created long before their number
 
 Counts are counted from the rows, never kept: a counter can drift, rows cannot.
 
@@ -47,6 +48,7 @@ class Index(IntEnum):
     SERIES_NAME = 5
     RUN_SERIES = 6
     PURGE = 7
+    ANTEDATED = 8
 
 
 Term = tuple[Index, tuple[IndexValue, ...]]
@@ -86,6 +88,11 @@ def series_name_term(kind: str, name: str) -> Term:
     return Index.SERIES_NAME, (hash16(kind, name),)
 
 
+def antedated_term() -> Term:
+    """Return the term of the runs whose number lies far above their creation time."""
+    return Index.ANTEDATED, ()
+
+
 def run_terms(run: Run) -> frozenset[Term]:
     """Return everything the run itself is listed under; its series' names are apart."""
     terms = {
@@ -95,6 +102,8 @@ def run_terms(run: Run) -> frozenset[Term]:
     }
     if run.experiment_id is not None:
         terms.add(experiment_term(run.experiment_id))
+    if run.antedated:
+        terms.add(antedated_term())
     return frozenset(terms)
 
 

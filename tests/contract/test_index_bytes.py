@@ -18,6 +18,7 @@ def test_index_numbers_are_permanent() -> None:
         "SERIES_NAME": 5,
         "RUN_SERIES": 6,
         "PURGE": 7,
+        "ANTEDATED": 8,
     }
 
 
@@ -28,6 +29,7 @@ def test_index_numbers_are_permanent() -> None:
         (indexes.tag_term("t"), "14151315020274001507"),
         (indexes.active_term(active=True), "1415131503" + "1501" + "1507"),
         (indexes.archived_term(archived=False), "1415131504" + "14" + "1507"),
+        (indexes.antedated_term(), "1415131508" + "1507"),
         (
             indexes.series_name_term("metric", "loss"),
             "141513150501" + "bc0756eef9d0a8af7bb30d94efad5e66" + "001507",

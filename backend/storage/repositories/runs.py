@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from backend.domain.runs import Run
+from backend.domain.runs import MAX_NUMBER_DRIFT_US, Run
 from backend.errors import LimitExceededError, RunNotFoundError
 from backend.storage import indexes
 from backend.storage.codecs.frames import corrupt
@@ -40,9 +40,6 @@ from backend.storage.keyspace import (
 )
 
 MAX_TAGS: Final = 500
-MAX_NUMBER_DRIFT_US: Final = 1_000_000
-"""How far a run's number may lie above its creation time: range scans by time rely on
-it. Reached only by a million runs created in one second."""
 
 _NUMBER_BYTES: Final = 8
 

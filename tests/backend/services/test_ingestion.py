@@ -21,10 +21,15 @@ from backend.errors import (
 )
 from backend.services.ingestion import ApplyResult, apply_records, read_durable
 from backend.services.ingestion_batches import decode_record
+from backend.services.reindex import reindex
 from backend.services.runs import delete_run
+from backend.services.search import search_runs
+from backend.services.store_verify import verify_store
+from backend.services.store_walk import Problem
 from backend.storage import keyspace
 from backend.storage.engine.base import Engine, Transaction
 from backend.storage.factory import Store
+from backend.storage.query.parser import compile_query
 from backend.storage.repositories.run_state import get_run_state
 from backend.storage.repositories.runs import MAX_TAGS
 from matyan_wire.batch import (
@@ -52,6 +57,7 @@ from tests.backend.storage.series_model import RECEIVED_US, Frame, Log, Point
 
 T = TypeVar("T")
 
+SECOND = 1_000_000
 LOSS = SeriesRef("metric", "loss")
 LOGS = SeriesRef("logs", "logs")
 RECORDS = SeriesRef("log_records", "__log_records")
@@ -103,6 +109,53 @@ def test_points_before_any_opening_create_the_run(store: Store, log: Log) -> Non
     run = run_of(store)
     assert (run.active, run.name) == (True, "Run: run")
     assert run.created_us == RECEIVED_US
+
+
+@pytest.mark.parametrize("clock_us", [0, -3600 * SECOND, 40 * SECOND])
+def test_run_delivered_late_keeps_its_times(
+    store: Store, log: Log, clock_us: int
+) -> None:
+    # Opened an hour ago and over ten minutes later, while no server could be reached.
+    sent = RECEIVED_US + clock_us
+    opened, ended = sent - 3600 * SECOND, sent - 3000 * SECOND
+    frame = Frame(
+        [Point(LOSS, 0, 1.0)], [CreateRun(opened), FinishRun(ended)], sent_us=sent
+    )
+    send(store, log, frame)
+    run = run_of(store)
+    assert run.created_us == run.number == RECEIVED_US - 3600 * SECOND
+    assert run.finished_us == RECEIVED_US - 3000 * SECOND
+    assert (run.clock_offset_us, run.resumed_count) == (-clock_us, 0)
+
+
+@pytest.mark.parametrize("ahead_us", [SECOND, 3600 * SECOND])
+def test_run_is_never_created_after_it_was_heard_of(
+    store: Store, log: Log, ahead_us: int
+) -> None:
+    opening = CreateRun(RECEIVED_US + ahead_us)
+    send(store, log, Frame(events=[opening], sent_us=RECEIVED_US))
+    assert run_of(store).created_us == RECEIVED_US
+
+
+def test_opening_behind_points_tells_the_creation(store: Store, log: Log) -> None:
+    opened = RECEIVED_US - 3600 * SECOND
+    send(store, log, Frame([Point(LOSS, 0, 1.0)], sent_us=RECEIVED_US))
+    frame = Frame(events=[CreateRun(opened)], sent_us=RECEIVED_US)
+    send(store, log, frame, frame)
+    run = run_of(store)
+    assert (run.created_us, run.number) == (opened, RECEIVED_US)
+    later = CreateRun(RECEIVED_US - 60 * SECOND)
+    send(store, log, Frame(events=[later], sent_us=RECEIVED_US))
+    assert run_of(store).created_us == opened
+    for bound, found in ((opened + SECOND, ["run"]), (opened - SECOND, [])):
+        query = f"run.created_at < {bound / 1e6}"
+        steps = search_runs(store, compile_query(query), now_us=RECEIVED_US)
+        assert [m.run.run_id for step in steps for m in step.matches] == found
+    problems: list[Problem] = []
+    verify_store(store.engine, on_problem=problems.append)
+    assert problems == []
+    report = reindex(store)
+    assert (report["missing"], report["stale"]) == (0, 0)
 
 
 def test_points_after_the_end_are_stored_and_sealed(store: Store, log: Log) -> None:

@@ -9,6 +9,7 @@ import pytest
 from backend.domain.runs import Run
 from backend.errors import InvalidInputError, LimitExceededError
 from backend.services.run_events import (
+    Moment,
     change_attributes,
     change_run,
     clock_offset_us,
@@ -41,29 +42,36 @@ def ensure(
     store: Store, *, at_us: int = T0, client_us: int = UNKNOWN_TIME
 ) -> Run | None:
     return store.engine.transact(
-        lambda tr: ensure_run(tr, store, "abc", at_us, client_us)
+        lambda tr: ensure_run(
+            tr, store, "abc", Moment(at_us), opened_client_us=client_us
+        )
     )
 
 
 def apply_event(
-    tr: Transaction, store: Store, run: Run, event: Event, at_us: int
+    tr: Transaction, store: Store, run: Run, event: Event, moment: Moment
 ) -> None:
     if isinstance(event, (SetAttributes, DeleteAttributes)):
         edit = store.attributes.edit(tr, run.number)
         change_attributes(edit, event)
         edit.store(tr)
     else:
-        store.runs.save(tr, run, change_run(tr, store, run, event, at_us))
+        store.runs.save(tr, run, change_run(tr, store, run, event, moment))
 
 
-def apply(store: Store, *events: Event, at_us: int = T0 + SECOND) -> Run:
+def apply(
+    store: Store,
+    *events: Event,
+    at_us: int = T0 + SECOND,
+    sent_us: int = UNKNOWN_TIME,
+) -> Run:
     """Apply each event twice, as a repeated delivery would."""
     for event in events:
         for _ in range(2):
 
             def step(tr: Any, event: Event = event) -> None:
                 run = store.runs.get(tr, "abc")
-                apply_event(tr, store, run, event, at_us)
+                apply_event(tr, store, run, event, Moment(at_us, sent_us))
 
             store.engine.transact(step)
     return store.engine.read(lambda tr: store.runs.get(tr, "abc"))
@@ -133,7 +141,9 @@ def test_opening_again_keeps_everything(store: Store) -> None:
     )
     assert not before.active
     store.engine.transact(
-        lambda tr: apply_event(tr, store, before, CreateRun(T0 + 5), T0 + 9 * SECOND)
+        lambda tr: apply_event(
+            tr, store, before, CreateRun(T0 + 5), Moment(T0 + 9 * SECOND)
+        )
     )
     after = store.engine.read(lambda tr: store.runs.get(tr, "abc"))
     assert (after.active, after.finished_us, after.resumed_count) == (True, None, 1)
@@ -157,6 +167,14 @@ def test_finish_time_is_the_writers_corrected(
     ensure(store, client_us=T0 - 3600 * SECOND)
     run = apply(store, FinishRun(client_us))
     assert (run.active, run.finished_us) == (False, finished_us)
+
+
+def test_finish_time_of_a_late_frame_is_the_writers(store: Store) -> None:
+    # The clock of this frame counts: another machine may have made the run.
+    ensure(store, client_us=T0 - 3600 * SECOND)
+    late = T0 + 500 * SECOND
+    run = apply(store, FinishRun(T0 + 30 * SECOND), at_us=late, sent_us=late)
+    assert run.finished_us == T0 + 30 * SECOND
 
 
 def test_events_after_the_end_are_applied_and_leave_it_finished(store: Store) -> None:
