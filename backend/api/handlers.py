@@ -19,7 +19,9 @@ from typing import Any, Final
 
 from django.core.exceptions import PermissionDenied, RequestDataTooBig
 from django.core.signals import got_request_exception
-from django.http import Http404, HttpRequest, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.views.csrf import csrf_failure as django_csrf_failure
+from django.views.decorators.csrf import csrf_exempt
 from rest_framework import exceptions
 from rest_framework.response import Response
 
@@ -184,6 +186,8 @@ def _json_error(status: int, message: str) -> JsonResponse:
     return JsonResponse(error_body(_CODES[status], message), status=status)
 
 
+# Exempt as it stands behind a route, where Django asks for a CSRF token first.
+@csrf_exempt
 def not_found(request: HttpRequest, exception: Exception | None = None) -> JsonResponse:
     """Answer an address that is no route; also the API's own catch-all."""
     return _json_error(404, "Not Found")
@@ -213,6 +217,13 @@ def permission_denied(
 ) -> JsonResponse:
     """Answer what middleware refused."""
     return _json_error(403, "Forbidden")
+
+
+def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
+    """Answer a form without its token: people see Django's page, programs JSON."""
+    if request.path_info.startswith("/api/"):
+        return _json_error(403, f"Forbidden: {reason}" if reason else "Forbidden")
+    return django_csrf_failure(request, reason=reason)
 
 
 def server_error(request: HttpRequest) -> JsonResponse:

@@ -47,6 +47,25 @@ def test_both_slash_forms_answer_without_redirect(client, path):
     assert client.get(f"{path}/").status_code == 200
 
 
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+def test_changes_to_unknown_addresses_are_not_found(runtime, method):
+    client = Client(enforce_csrf_checks=True)
+    for path in ("/api/nope", f"{REST}/runs/a/b/c/d", f"{REST}/nope/"):
+        answer = client.generic(method, path)
+        assert answer.status_code == 404
+        assert answer.json()["error"]["code"] == "not_found"
+
+
+def test_missing_csrf_token_is_json_for_programs_and_a_page_for_people(runtime):
+    client = Client(enforce_csrf_checks=True)
+    answer = client.post("/api/metrics")
+    assert answer.status_code == 403
+    assert answer.json()["error"]["code"] == "forbidden"
+    page = client.post("/sign-in")
+    assert page.status_code == 403
+    assert page.headers["Content-Type"].startswith("text/html")
+
+
 def test_double_slashes_are_one(client):
     assert client.get("/api/v1/rest//version").json()["component"] == "backend"
     assert client.get("/api//v1/rest/tags//").json() == []
