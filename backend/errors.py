@@ -11,7 +11,8 @@
     │   └── NoteNotFoundError, EntityNotFoundError, …
     ├── ConflictError                409
     │   ├── NameTakenError
-    │   └── TargetNotEmptyError, SourceChangingError
+    │   ├── TargetNotEmptyError, SourceChangingError
+    │   └── RestoreTargetNotEmptyError
     ├── AccessError                  401  who asks, and what they may do
     │   ├── ForbiddenError           403
     │   ├── TooManyAttemptsError     429
@@ -25,6 +26,7 @@
     │   ├── StoreFullError, StoreUnavailableError, StoreClosedError
     │   ├── NetworkFilesystemError
     │   └── FormatError                   data this version cannot read
+    │       └── BackupDamagedError        a backup that is not whole
     ├── EventLogError                503  the event log
     │   ├── EventLogFullError, EventLogUnavailableError, EventLogClosedError
     │   └── RecordTooLargeError      422
@@ -226,6 +228,16 @@ class TargetNotEmptyError(ConflictError):
     hint = "Copy into an empty store, or pass --resume to go on with a copy"
 
 
+class RestoreTargetNotEmptyError(TargetNotEmptyError):
+    """The store to restore into holds data. Fields: reason."""
+
+    message = "The store to restore into is not empty"
+    hint = (
+        "Restore into an empty one: set another MATYAN_DATA_DIR or cluster, or move "
+        "this store away"
+    )
+
+
 class SourceChangingError(ConflictError):
     """The source was written to during the copy. Fields: differences."""
 
@@ -333,6 +345,14 @@ class FormatError(StoreError):
     code = "unsupported_format"
     message = "The data was written by a newer or unknown version"
     hint = "Start the version that wrote it, or point to another data directory"
+
+
+class BackupDamagedError(FormatError):
+    """A file is no backup, damaged, or not whole. Fields: path, reason."""
+
+    code = "damaged_backup"
+    message = "The backup cannot be used"
+    hint = "Copy the file again, or take another backup"
 
 
 class EventLogError(MatyanError):

@@ -24,13 +24,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from backend.errors import InvalidInputError, TargetNotEmptyError
+from backend.errors import InvalidInputError, RestoreTargetNotEmptyError
 from backend.services.backup_file import BackupReader, BackupWriter, Frame, Section
 from backend.services.long_work import Observer, Step, nobody
 from backend.services.reindex import reindex
 from backend.storage import keyspace
 from backend.storage.engine.base import Engine, KeyValue, ReadTransaction, Transaction
 from backend.storage.factory import Store as OpenStore
+from backend.storage.format_version import RESTORING
 from backend.storage.keyspace import Subspace
 from backend.storage.repositories.notes import RUN as RUN_OWNER
 
@@ -276,8 +277,9 @@ def restore(
         on_step: Told after each frame; what it raises ends the work there.
 
     Raises:
-        FormatError: If the file is damaged, not whole, or of a newer version.
-        TargetNotEmptyError: If the engine holds anything else.
+        BackupDamagedError: If the file is damaged, or not whole.
+        FormatError: If it is of a newer version.
+        RestoreTargetNotEmptyError: If the engine holds anything else.
         OSError: If the file cannot be read.
         StoreError: If the store fails.
     """
@@ -300,15 +302,14 @@ def restore(
 
 
 def _begin(tr: Transaction) -> None:
-    mark = b"restore"
-    if tr.get(keyspace.pack_copy()) == mark:
+    if tr.get(keyspace.pack_copy()) == RESTORING:
         return
     # A stamp alone is what a server leaves that was started on the empty store.
     found = [key for key, _ in tr.get_range(b"", b"\xff", limit=2)]
     if found not in ([], [keyspace.pack_format()]):
-        raise TargetNotEmptyError(reason="it holds keys")
+        raise RestoreTargetNotEmptyError(reason="it holds keys")
     tr.clear(keyspace.pack_format())
-    tr.set(keyspace.pack_copy(), mark)
+    tr.set(keyspace.pack_copy(), RESTORING)
 
 
 def _apply(engine: Engine, frame: Frame) -> None:

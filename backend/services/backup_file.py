@@ -28,7 +28,7 @@ from typing import IO, Any, Final
 import msgspec
 import zstandard
 
-from backend.errors import FormatError
+from backend.errors import BackupDamagedError, FormatError
 from backend.services.long_work import Observer, Step, nobody
 from backend.storage.engine.base import KeyValue
 
@@ -208,7 +208,8 @@ class BackupReader:
         """Read the file from end to end; return what it says about itself.
 
         Raises:
-            FormatError: If it is damaged, not whole, or of another version.
+            BackupDamagedError: If it is damaged, or not whole.
+            FormatError: If it is of another version.
             OSError: If it cannot be read.
         """
         with ExitStack() as stack:
@@ -239,20 +240,20 @@ class BackupReader:
                 if isinstance(frame, Frame):
                     yield frame
 
-    def _bad(self, reason: str) -> FormatError:
-        return FormatError(path=str(self._path), reason=reason)
+    def _bad(self, reason: str) -> BackupDamagedError:
+        return BackupDamagedError(path=str(self._path), reason=reason)
 
 
 def _read_head(file: IO[bytes]) -> dict[str, Any]:
     begin = file.read(len(MAGIC) + _HEAD.size)
     if len(begin) < len(MAGIC) + _HEAD.size or not begin.startswith(MAGIC):
-        raise FormatError(reason="not a backup")
+        raise BackupDamagedError(path=file.name, reason="not a backup")
     version, length, crc = _HEAD.unpack(begin[len(MAGIC) :])
     if version != VERSION:
-        raise FormatError(found=version, supported=VERSION)
+        raise FormatError(path=file.name, found=version, supported=VERSION)
     text = file.read(min(length, MAX_FRAME_BYTES))
     if zlib.crc32(text) != crc:
-        raise FormatError(reason="the header of the backup is damaged")
+        raise BackupDamagedError(path=file.name, reason="its header is damaged")
     head: dict[str, Any] = json.loads(text)
     return head
 
@@ -261,7 +262,7 @@ def _iter_frames(file: IO[bytes]) -> Iterator[Frame | dict[str, int]]:
     """Yield frames and, as a dict, the end; stop at what is not whole.
 
     Raises:
-        FormatError: If a frame that is followed by others is damaged.
+        BackupDamagedError: If a frame that is followed by others is damaged.
     """
     unpacker = zstandard.ZstdDecompressor()
     while True:
@@ -273,8 +274,10 @@ def _iter_frames(file: IO[bytes]) -> Iterator[Frame | dict[str, int]]:
         if len(body) < length:
             return
         if zlib.crc32(body) != crc:
-            raise FormatError(
-                reason="a part of the backup is damaged", offset=file.tell() - length
+            raise BackupDamagedError(
+                path=file.name,
+                reason="a part of it is damaged",
+                offset=file.tell() - length,
             )
         plain = unpacker.decompress(body, max_output_size=4 * MAX_FRAME_BYTES)
         if section == Section.END:

@@ -30,6 +30,9 @@ class FormatVersion(IntEnum):
 
 CURRENT: Final = FormatVersion.V1
 
+RESTORING: Final = b"restore"
+"""At `keyspace.pack_copy()` while a restore is not finished."""
+
 
 def check_format(engine: Engine) -> FormatVersion:
     """Return the store's format, stamping an empty store with the newest.
@@ -48,6 +51,11 @@ def _stamp(tr: Transaction) -> bytes:
     # Two processes may open an empty store at once: whoever is second keeps the
     # first's.
     stored, copying = tr.get_many([keyspace.pack_format(), keyspace.pack_copy()])
+    if copying == RESTORING:
+        raise FormatError(
+            reason="an unfinished restore; begin it again with manage.py restore FILE",
+            key="copy",
+        )
     if copying is not None:
         raise FormatError(
             reason="an unfinished copy of another store; finish it with "

@@ -9,7 +9,12 @@ from typing import Any
 
 import pytest
 
-from backend.errors import FormatError, InvalidInputError, TargetNotEmptyError
+from backend.errors import (
+    BackupDamagedError,
+    FormatError,
+    InvalidInputError,
+    TargetNotEmptyError,
+)
 from backend.services import runs
 from backend.services.backup import back_up, restore
 from backend.services.backup_file import BackupReader
@@ -160,7 +165,7 @@ def test_a_restore_that_was_stopped_begins_again(
     with pytest.raises(InterruptedError):
         restore(target, file, on_step=stop_at(frames + 2))
     options = {"path": str(tmp_path / "target"), "durable": False}
-    with pytest.raises(FormatError, match="unfinished"):
+    with pytest.raises(FormatError, match="unfinished restore; begin it again"):
         open_store(engine=EMBEDDED, options=options)
     restore(target, file)
     assert pairs_of(target) == without_purged(store)
@@ -172,8 +177,9 @@ def test_a_store_that_holds_something_is_not_restored_into(
     write(store, "run")
     back_up(store, file, created_us=START_US)
     before = pairs_of(store.engine)
-    with pytest.raises(TargetNotEmptyError):
+    with pytest.raises(TargetNotEmptyError, match="not empty") as refused:
         restore(store.engine, file)
+    assert "--resume" not in str(refused.value)
     assert pairs_of(store.engine) == before
 
 
@@ -202,8 +208,10 @@ def test_a_file_that_is_not_a_whole_backup_is_refused_at_once(
     back_up(store, file, created_us=START_US)
     spoil, reason = SPOILT[name]
     file.write_bytes(spoil(file.read_bytes()))
-    with pytest.raises(FormatError, match=reason):
+    with pytest.raises(FormatError, match=reason) as refused:
         restore(target, file)
+    is_damaged = isinstance(refused.value, BackupDamagedError)
+    assert is_damaged == ("newer" not in str(refused.value))
     assert pairs_of(target) == {}
 
 
