@@ -74,6 +74,7 @@ class FakeServer:
         self.tls = tls
         self.policy = policy or (lambda _number, _batch: Answer())
         self.refuse_status: int | None = None
+        self.store_lag = 0  # how often the store is said to hold nothing yet
         self.version: dict[str, Any] = {"version": "0", "component": "fake"}
         self.deleted_us: int | None = None
         self.received = Received()
@@ -145,6 +146,9 @@ class FakeServer:
             answer = {"epoch": 0, "seq": 0, "part": None, "deleted_us": self.deleted_us}
             return answer_json(answer)
         position = self.received.positions.get(writer)
+        if position is not None and self.store_lag:
+            self.store_lag -= 1
+            return answer_json({"error": {"code": "not_found"}}, status=404)
         if position is None:
             return answer_json({"message": "Not Found"}, status=404)
         return answer_json({"epoch": position[0], "seq": position[1], "part": 0})

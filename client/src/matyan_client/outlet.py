@@ -38,7 +38,8 @@ RUN_DELETED: Final = "run deleted on the server"
 """Under this name everything acknowledged counts as dropped once that is known."""
 
 ASK_STORE_S: Final = 2.0
-"""How long `close` waits to hear whether the run is still there."""
+"""How long `close` waits to hear that the store has all of it, or the run is deleted: an
+idle server takes some hundredths of a second, one that lags is not waited for."""
 
 
 @dataclass(frozen=True)
@@ -222,6 +223,13 @@ class Outlet:
         if found is not None:
             self.note_watermark(found)
 
+    def _wait_stored(self, budget_s: float) -> None:
+        reader = RunReader(self._opening.run_id, self._opening.endpoints.backend)
+        found = reader.wait_stored(self.position(), budget_s=budget_s)
+        reader.close()
+        if found is not None:
+            self.note_watermark(found)
+
     def _make_uploader(
         self, journal: JournalWriter, backend: BaseUrl, frontier: BaseUrl | None
     ) -> Uploader | None:
@@ -334,13 +342,14 @@ class Outlet:
         sent = progress.last.points + progress.last.events
         return max(0, sent - sum(progress.refused.values()))
 
-    def flush(self, *, timeout_s: float) -> bool:
+    def flush(self, *, timeout_s: float, uploads: bool = True) -> bool:
         """Wait until the server holds all that was written before, uploads too."""
         sender = self._sender
         if sender is None:
             return False
         deadline = time.monotonic() + timeout_s
-        if self.uploader is not None and not self.uploader.wait(
+        uploader = self.uploader if uploads else None
+        if uploader is not None and not uploader.wait(
             0, self.journal.uploads_end, over=lambda: time.monotonic() > deadline
         ):
             return False
@@ -361,8 +370,7 @@ class Outlet:
         complete = self._sender is not None and self._finish(self._sender, timeout_s)
         left_s = began + timeout_s - time.monotonic()
         if complete and left_s > 0:
-            # Connecting and the answer may take so long each.
-            self._ask_store(min(ASK_STORE_S, left_s) / 2)
+            self._wait_stored(min(ASK_STORE_S, left_s))
         self._name_losses()
         self.journal.close(remove=complete)
         if self._ledger is not None and complete:

@@ -6,9 +6,10 @@ answers as if it knew nothing.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
 from matyan_client import artifacts, console
 from matyan_client.rest import TIMEOUT_S, NotFoundError, RestClient, ServerError
@@ -27,6 +28,11 @@ class Watermark(NamedTuple):
     epoch: int
     seq: int
     deleted_us: int | None = None
+
+
+_NOTHING: Final = Watermark(0, 0)
+_FIRST_PAUSE_S: Final = 0.01
+_LONGEST_PAUSE_S: Final = 0.1
 
 
 class RunReader:
@@ -109,6 +115,17 @@ class RunReader:
             writer: The writer's id.
             timeout_s: How long each step of asking may take.
         """
+        try:
+            return self._stored(writer, timeout_s=timeout_s)
+        except OSError:
+            return None
+
+    def _stored(self, writer: str, *, timeout_s: float) -> Watermark | None:
+        """Return what the store says, None from a server that does not tell.
+
+        Raises:
+            ServerError: If the server cannot be asked.
+        """
         path = f"runs/{self._run_id}/durable"
         try:
             found = self._rest().get(path, timeout_s=timeout_s, writer=writer)
@@ -118,8 +135,44 @@ class RunReader:
                 int(found["seq"]),
                 None if deleted_us is None else int(deleted_us),
             )
-        except (OSError, LookupError, TypeError, ValueError, AttributeError):
+        except NotFoundError as error:
+            return _NOTHING if error.code else None  # the run is not stored yet
+        except (LookupError, TypeError, ValueError, AttributeError):
             return None
+
+    def wait_stored(
+        self, position: tuple[str, int, int], *, budget_s: float, patient: bool = False
+    ) -> Watermark | None:
+        """Wait until the store holds a writer's frames; return how far it does.
+
+        Args:
+            position: The writer, and epoch and seq of its last frame.
+            budget_s: Seconds this may take.
+            patient: Whether to go on asking a server that cannot be reached.
+
+        Returns:
+            What the store said last: less than asked for when the time is over or the
+            run was deleted. None if the server does not tell, or cannot be asked.
+        """
+        writer, *wanted = position
+        if not writer:
+            return None  # nothing was sent
+        deadline = time.monotonic() + budget_s
+        found: Watermark | None = None
+        pause_s = _FIRST_PAUSE_S
+        while (left_s := deadline - time.monotonic()) > 0:
+            try:
+                # Connecting and the answer may take so long each.
+                found = self._stored(writer, timeout_s=left_s / 2)
+            except ServerError:
+                found = _NOTHING if patient else None
+            if found is None or found.deleted_us is not None:
+                break
+            if found[:2] >= tuple(wanted):
+                break
+            time.sleep(max(0.0, min(pause_s, deadline - time.monotonic())))
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        return found
 
     def close(self) -> None:
         """Close the connections; they open again when needed."""

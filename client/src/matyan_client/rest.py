@@ -35,7 +35,13 @@ class ServerError(ConnectionError):
 
 
 class NotFoundError(LookupError):
-    """The server does not have what was asked for."""
+    """The server does not have what was asked for.
+
+    Attributes:
+        code: What the server calls it; "" if it does not know the address at all.
+    """
+
+    code = ""
 
 
 class QueryError(ValueError):
@@ -172,8 +178,11 @@ def _check(response: httpx.Response, url: str) -> None:
     answer = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
     message = str(answer.get("message") or answer.get("detail") or response.text[:200])
     if response.status_code == HTTPStatus.NOT_FOUND:
-        msg = f"{url}: {message or 'not found'}"
-        raise NotFoundError(msg)
+        missing = NotFoundError(f"{url}: {message or 'not found'}")
+        error = answer.get("error")
+        if isinstance(error, dict):
+            missing.code = str(cast("dict[str, Any]", error).get("code", ""))
+        raise missing
     if response.status_code == HTTPStatus.BAD_REQUEST:
         raise _query_error(message, answer.get("detail"))
     msg = f"{url} answered HTTP {response.status_code}: {message}"

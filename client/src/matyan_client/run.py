@@ -245,6 +245,9 @@ class Run(TrackingPart, PropertiesPart, FilesPart):
     def close(self, timeout: float = CLOSE_BUDGET_S) -> None:
         """Finish the run and deliver what is left. Idempotent.
 
+        Where the server is quick, a read that follows shows all of it: `close` waits
+        for its store, two seconds at most.
+
         Args:
             timeout: Seconds this may take whatever the server does. What is left then
                 stays in the local log and is delivered by a process of its own.

@@ -40,12 +40,12 @@ class FilesPart(RunBase):
             path: The file.
             name: What it is called in the run, "/" between components; the file's own
                 name by default.
-            block: Whether to wait until it is uploaded, or nothing has got on for
-                two minutes.
+            block: Whether to wait until it can be read from the server, or nothing
+                has got on for two minutes.
 
         Returns:
-            Without `block`, whether the local log took it; with it, whether the blob
-            store did.
+            Without `block`, whether the local log took it; with it, whether the server
+            has it.
 
         Raises:
             TypeError, ValueError: If the name cannot be used.
@@ -61,7 +61,18 @@ class FilesPart(RunBase):
         indices = self._log_files(writing, [(target, source)])
         if not block:
             return bool(indices)
-        return bool(writing.wait_uploaded(indices, stall_s=BLOCK_STALL_S))
+        uploaded = writing.wait_uploaded(indices, stall_s=BLOCK_STALL_S)
+        return bool(uploaded) and self._wait_readable(writing)
+
+    def _wait_readable(self, writing: RunWriter) -> bool:
+        if not writing.flush(timeout_s=BLOCK_STALL_S, uploads=False):
+            return False
+        position = writing.position()
+        found = self._reader.wait_stored(position, budget_s=BLOCK_STALL_S, patient=True)
+        if found is None:
+            return True  # it does not tell, and has accepted it
+        writing.note_watermark(found)
+        return found[:2] >= position[1:]
 
     def log_artifacts(
         self,
@@ -74,10 +85,10 @@ class FilesPart(RunBase):
         Args:
             path: The directory.
             name: Put before the files' relative paths.
-            block: Whether to wait until they are uploaded.
+            block: Whether to wait until they can be read from the server.
 
         Returns:
-            How many were taken, or with `block` uploaded.
+            How many were taken, or with `block` uploaded; 0 if that is not known.
 
         Raises:
             TypeError, ValueError: If a name cannot be used; then nothing is uploaded.
@@ -97,7 +108,8 @@ class FilesPart(RunBase):
         indices = self._log_files(writing, found)
         if not block:
             return len(indices)
-        return writing.wait_uploaded(indices, stall_s=BLOCK_STALL_S)
+        uploaded = writing.wait_uploaded(indices, stall_s=BLOCK_STALL_S)
+        return uploaded if self._wait_readable(writing) else 0
 
     def _log_files(
         self, writing: RunWriter, files: Sequence[tuple[str, Path]]

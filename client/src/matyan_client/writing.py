@@ -304,9 +304,11 @@ class RunWriter:
         if self._outlet is not None:
             self._outlet.count_dropped_lines(count)
 
-    def flush(self, *, timeout_s: float) -> bool:
+    def flush(self, *, timeout_s: float, uploads: bool = True) -> bool:
         """Wait until the server holds all that was written before, uploads too."""
-        return self._outlet is None or self._outlet.flush(timeout_s=timeout_s)
+        return self._outlet is None or self._outlet.flush(
+            timeout_s=timeout_s, uploads=uploads
+        )
 
     # The end.
 

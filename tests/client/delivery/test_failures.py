@@ -270,6 +270,34 @@ def test_durable_is_what_the_store_says(server, open_run):
     assert run.delivery.pending == 0
 
 
+def test_close_waits_until_the_store_has_it(server, open_run):
+    run = open_run(server.url)
+    track(run, 0, 100)
+    server.store_lag = 3
+    run.close()
+    assert server.store_lag == 0
+    assert run.delivery.durable == 100
+
+
+def test_close_leaves_a_store_that_lags(server, open_run, monkeypatch):
+    monkeypatch.setattr("matyan_client.outlet.ASK_STORE_S", 0.05)
+    run = open_run(server.url)
+    track(run, 0, 100)
+    server.store_lag = 1_000_000
+    run.close()
+    assert server.store_lag < 1_000_000
+    assert (run.delivery.acknowledged, run.delivery.durable) == (100, 0)
+
+
+def test_close_asks_no_more_than_once_where_nobody_tells(open_run):
+    with FakeServer(binary=False) as server:
+        run = open_run(server.url)
+        track(run, 0, 1)
+        run.close()
+        asked = [path for path in server.received.requests if "/durable" in path]
+    assert len(asked) == 1
+
+
 def test_durable_is_not_assumed(open_run):
     with FakeServer(policy=lambda *_: Answer(keep=False)) as server:
         run = open_run(server.url)

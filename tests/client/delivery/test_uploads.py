@@ -82,6 +82,20 @@ def test_close_waits_for_uploads_and_sends_their_references(
     assert blobs.most_at_once <= 4
 
 
+def test_a_blocking_upload_is_readable_when_it_returns(
+    server, blobs, open_run, file, tmp_path
+):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "one").touch()
+    run = open_run(server.url)
+    server.store_lag = 3
+    assert run.log_artifact(file, "one", block=True)
+    assert server.store_lag == 0
+    server.store_lag = 3
+    assert run.log_artifacts(tmp_path / "folder", block=True) == 1
+    assert server.store_lag == 0
+
+
 def test_empty_files_are_files(server, blobs, open_run, tmp_path):
     (tmp_path / "empty").touch()
     run = open_run(server.url)
