@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -363,7 +364,7 @@ def test_journals_in_use_are_listed_and_not_taken(server, open_run, state_dir):
     result = CliRunner().invoke(main, ["journal", "--json"])
     (row,) = json.loads(result.stdout)["journals"]
     assert (row["run"], row["owned"], row["server"]) == (run.hash, True, server.url)
-    assert sync()["journals"] == []
+    assert [row["complete"] for row in sync()["journals"]] == [False]
     run.track(1.0, "loss")
     assert run.flush(5)
 
@@ -389,3 +390,29 @@ def test_a_wrong_address_is_a_usage_error():
         result = CliRunner().invoke(main, [*command, "--backend-url", "nonsense"])
         assert result.exit_code == 2
         assert "http://" in result.output
+
+
+def test_sync_names_journals_that_others_hold(open_run, state_dir):
+    run = open_run("http://127.0.0.1:1")
+    (path,) = journals(state_dir)
+    result = CliRunner().invoke(main, ["sync", "--wait", "0"])
+    assert result.exit_code == 1
+    assert f"run {run.hash}: NOT delivered: process {os.getpid()} holds it" in (
+        result.stderr
+    )
+    assert "nothing waits" not in result.stderr
+    (held,) = sync("--wait", "0")["journals"]
+    assert (held["path"], held["complete"]) == (str(path), False)
+    listed = CliRunner().invoke(main, ["journal"])
+    assert f"in use by {os.getpid()}" in listed.stdout
+
+
+def test_sync_refuses_a_path_that_is_no_journal(tmp_path):
+    result = CliRunner().invoke(main, ["sync", "--journal", str(tmp_path / "gone")])
+    assert result.exit_code == 2
+    assert f"there is no journal at {tmp_path / 'gone'}" in result.stderr
+
+
+def test_sync_says_that_nothing_waits():
+    result = CliRunner().invoke(main, ["sync"])
+    assert (result.exit_code, result.stderr) == (0, "nothing waits to be delivered\n")

@@ -81,8 +81,10 @@ def journal(*, as_json: bool) -> None:
     if not states:
         click.echo("no journals", err=True)
     for state in states:
-        whose = "in use" if state.owned else "waiting"
-        click.echo(f"{state.meta.run_id:34} {whose:8} {state.bytes:>12} {state.path}")
+        whose = "waiting"
+        if state.owned:
+            whose = f"in use by {directories.holder(state.path, state.meta)}"
+        click.echo(f"{state.meta.run_id:34} {whose:18} {state.bytes:>12} {state.path}")
 
 
 def _state_row(state: JournalState) -> dict[str, Any]:
@@ -91,6 +93,7 @@ def _state_row(state: JournalState) -> dict[str, Any]:
         "writer": state.meta.writer,
         "server": str(BaseUrl.parse(state.meta.backend_url)),
         "owned": state.owned,
+        "held_by": directories.holder(state.path, state.meta) if state.owned else None,
         "bytes": state.bytes,
         "created_us": state.meta.created_us,
         "path": str(state.path),
@@ -142,6 +145,7 @@ def sync(  # noqa: PLR0913 - one per option
             on_progress=(lambda _: None) if quiet else line.show,
         )
         line.clear()
+        outcome = outcome or _held(path)
         if outcome is not None:
             outcomes.append(outcome)
     if as_json:
@@ -168,8 +172,28 @@ def _check_url(url: str | None) -> None:
 def _chosen(paths: tuple[Path, ...]) -> list[tuple[Path, directories.Meta]]:
     if not paths:
         return list(directories.iter_journals(_env.state_dir()))
-    found = [(path, directories.read_meta(path)) for path in paths]
-    return [(path, meta) for path, meta in found if meta is not None]
+    found: list[tuple[Path, directories.Meta]] = []
+    for path in paths:
+        meta = directories.read_meta(path)
+        if meta is None:
+            msg = f"there is no journal at {path}; `matyan-client journal` lists them"
+            raise click.UsageError(msg)
+        found.append((path, meta))
+    return found
+
+
+def _held(path: Path) -> Outcome | None:
+    """Return the outcome of a journal that others hold; None if it is gone."""
+    meta = directories.read_meta(path)
+    if meta is None:
+        return None
+    pid = directories.holder(path, meta)
+    problem = (
+        f"process {pid} holds it: it records the run, or delivers it already"
+        if pid
+        else "another process holds it"
+    )
+    return Outcome(path, meta.run_id, complete=False, problem=problem)
 
 
 def _sentence(outcome: Outcome) -> str:

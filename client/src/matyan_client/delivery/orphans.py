@@ -81,7 +81,7 @@ class Outcome:
 def iter_states(state_dir: Path) -> Iterator[JournalState]:
     """Yield every journal, oldest first."""
     for path, meta in directories.iter_journals(state_dir):
-        lock = JournalLock.acquire(path)
+        lock = JournalLock.acquire(path, sign=False)
         if lock is not None:
             lock.abandon()
         yield JournalState(path, meta, lock is None, directories.disk_bytes(path))

@@ -66,8 +66,13 @@ class JournalLock:
         self._descriptor = descriptor
 
     @classmethod
-    def acquire(cls, directory: Path) -> JournalLock | None:
-        """Return the lock, or None if someone holds it or the journal is gone."""
+    def acquire(cls, directory: Path, *, sign: bool = True) -> JournalLock | None:
+        """Return the lock, or None if someone holds it or the journal is gone.
+
+        Args:
+            directory: The journal.
+            sign: Whether to say in it who holds it; not for a look at its state.
+        """
         try:
             descriptor = os.open(
                 directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
@@ -78,6 +83,8 @@ class JournalLock:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Whoever delivered it may have removed it between the open and the lock.
             if os.fstat(descriptor).st_nlink:
+                if sign:
+                    _sign(descriptor)
                 return cls(descriptor)
         except OSError:
             pass
@@ -89,6 +96,19 @@ class JournalLock:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def _sign(descriptor: int) -> None:
+    with contextlib.suppress(OSError):  # a full disk: only what is said depends on it
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+
+
+def holder(directory: Path, meta: Meta) -> int:
+    """Return the process that holds a journal whose lock is taken; 0 if unknown."""
+    with contextlib.suppress(OSError, ValueError):
+        return int((directory / LOCK_NAME).read_text())
+    return meta.process_id
 
 
 def boot_id() -> str:
