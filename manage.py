@@ -3,11 +3,13 @@
 
 import sys
 
-from matyan_project import env, lifeline
+from matyan_project import data_dir, env, lifeline
 
 
 def main() -> None:
     """Run the command on the command line."""
+    if reason := data_dir.missing_store(sys.argv):
+        sys.exit(reason)
     env.use_settings("matyan_project.settings.dev")
     lifeline.watch()
     try:

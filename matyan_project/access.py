@@ -5,7 +5,9 @@ Design note: docs/subsystems/access.md
 
 from __future__ import annotations
 
+import shlex
 import ssl
+from pathlib import Path
 from typing import Final
 
 from backend.access.addresses import is_loopback
@@ -14,14 +16,31 @@ OPEN: Final = (
     "access is open to every program on this machine (MATYAN_AUTH=off); "
     "other machines cannot connect"
 )
-RESTRICTED: Final = (
-    "access needs a token or a person signed in (MATYAN_AUTH=required); "
-    "`manage.py tokens create NAME` makes a token, `manage.py createsuperuser` a person"
+IN_CLEAR: Final = (
+    "WARNING: no TLS on an address other machines can reach: tokens and passwords "
+    "travel in clear; give --tls-cert and --tls-key, or put a proxy with TLS before it"
 )
 
 
 class UnsafeListenError(Exception):
     """The server must not listen so; the text tells what to change."""
+
+
+def restricted(data_dir: Path, *, default: Path) -> str:
+    """Return what to say when access is restricted: who gets in, and how.
+
+    Args:
+        data_dir: Where this installation keeps its data.
+        default: Where the commands look when they are not told.
+    """
+    where = ""
+    if data_dir != default:
+        where = f"MATYAN_DATA_DIR={shlex.quote(str(data_dir))} "
+    return (
+        "access needs a token or a person signed in (MATYAN_AUTH=required); "
+        f"`{where}manage.py tokens create NAME` makes a token, "
+        f"`{where}manage.py createsuperuser` a person"
+    )
 
 
 def auth_required(configured: str, *, host: str, production: bool) -> bool:

@@ -7,7 +7,7 @@ import fcntl
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -45,6 +45,28 @@ def _close_to_others(path: Path) -> None:
         mode = path.lstat().st_mode
         if stat.S_IMODE(mode) & 0o077 and not stat.S_ISLNK(mode):
             path.chmod(stat.S_IMODE(mode) & ~0o077)
+
+from matyan_project import env
+
+
+def missing_store(argv: Sequence[str]) -> str | None:
+    """Return why a command cannot look at the configured store; None if it may.
+
+    Asked before there are settings: reading those makes the directory and its secret
+    key, which a mistyped directory must not get.
+    """
+    asks = list(argv[1:3]) == ["store", "verify"]
+    if not asks or any(word.startswith("--store") for word in argv):
+        return None
+    values = env.read()
+    if values["MATYAN_STORE_ENGINE"] != "embedded":
+        return None
+    path = Path(values["MATYAN_DATA_DIR"]).expanduser().absolute() / "store"
+    if path.exists():
+        return None
+    return (
+        f"There is no store in {path}: check MATYAN_DATA_DIR, or name one by --store."
+    )
 
 
 class DataDirInUseError(Exception):

@@ -444,6 +444,11 @@ def _value(var: Var, text: str) -> Any:
         raise BadVariableError(var.name, shown, var.expected) from None
 
 
+def default(name: str) -> str:
+    """Return the text a variable has when it is not set."""
+    return next(var.default for var in VARS if var.name == name)
+
+
 def use_settings(module: str) -> None:
     """Choose Django's settings module unless the environment already has."""
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", module)

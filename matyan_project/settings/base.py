@@ -143,6 +143,7 @@ CORS_ORIGINS: list[str] = ENV["CORS_ORIGINS"]
 
 INSTALLED_APPS = [
     "backend.apps.OperatorsAdminConfig",  # in place of "django.contrib.admin"
+    "matyan_project",  # before "auth": its createsuperuser extends that one
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -152,7 +153,6 @@ INSTALLED_APPS = [
     "drf_spectacular",
     "workers",  # before "channels": its runworker extends the one of Channels
     "channels",
-    "matyan_project",
     "backend",
     "frontier",
 ]

@@ -136,6 +136,7 @@ def _run_public_client(
 def test_it_is_said_at_the_start(secure: Restricted) -> None:
     assert "MATYAN_AUTH=required" in secure.printed()
     assert "tokens create" in secure.printed()
+    assert "in clear" not in secure.printed()
 
 
 @pytest.mark.parametrize("port", ["backend", "gateway"])

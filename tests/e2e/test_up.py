@@ -146,7 +146,42 @@ def test_a_port_in_use_is_refused(tmp_path):
 def test_a_bad_port_is_a_usage_error(port):
     refused = _manage("up", f"--backend-port={port}")
     assert refused.returncode == 2
-    assert "--backend-port" in refused.stderr
+    assert f"--backend-port: '{port}' is not a port, 1 to 65535" in refused.stderr
+
+
+def test_one_port_for_both_is_refused_by_name(tmp_path):
+    refused = _manage(
+        "up", f"--data-dir={tmp_path}", "--backend-port=4711", "--frontier-port=4711"
+    )
+    assert refused.returncode == 1
+    assert "port 4711" in refused.stderr
+    assert "--single-port" in refused.stderr
+
+
+def test_people_and_tokens_can_be_made_before_the_first_start(tmp_path):
+    here = {"MATYAN_DATA_DIR": str(tmp_path / "new place")}
+    made = _manage("tokens", "create", "cluster", **here)
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.startswith("mty_")
+    assert f"prepared a new installation in {tmp_path / 'new place'}" in made.stderr
+    again = _manage("tokens", "list", **here)
+    assert "cluster" in again.stdout
+    assert "prepared" not in again.stderr
+    words = ("--noinput", "--username=ann", "--email=ann@example.org")
+    other = {
+        "MATYAN_DATA_DIR": str(tmp_path / "other"),
+        "DJANGO_SUPERUSER_PASSWORD": "of nobody",
+    }
+    person = _manage("createsuperuser", *words, **other)
+    assert person.returncode == 0, person.stderr
+    assert "prepared" in person.stderr
+
+
+def test_verifying_a_mistyped_directory_makes_nothing(tmp_path):
+    refused = _manage("store", "verify", MATYAN_DATA_DIR=str(tmp_path / "typo"))
+    assert refused.returncode == 1
+    assert f"There is no store in {tmp_path / 'typo' / 'store'}" in refused.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_data_of_a_newer_format_is_refused_and_kept(server):
@@ -170,6 +205,14 @@ store.engine.transact(lambda tr: tr.set(keyspace.pack_format(), newer))
 
 def _sizes(directory: Path) -> dict[str, int]:
     return {p.name: p.stat().st_size for p in directory.iterdir() if p.is_file()}
+
+
+def test_who_gets_in_and_how_is_said_for_this_directory(tmp_path):
+    place = tmp_path / "data of mine"
+    with LocalServer(place, options=["--single-port", "--host=0.0.0.0"]) as server:
+        printed = server.printed()
+    assert f"`MATYAN_DATA_DIR='{place}' manage.py tokens create NAME`" in printed
+    assert "tokens and passwords travel in clear" in printed
 
 
 def test_single_port_serves_both_roles(tmp_path):

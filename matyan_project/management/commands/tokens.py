@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from datetime import datetime, timedelta
@@ -15,6 +16,7 @@ from typing_extensions import override
 from backend.access import tokens
 from backend.domain.access import Scope
 from backend.models import ApiToken
+from matyan_project.tables import prepare_tables
 
 _AGE: Final = re.compile(r"(?P<count>[1-9]\d{0,4})(?P<unit>[hdw])\Z")
 _UNITS: Final = {"h": "hours", "d": "days", "w": "weeks"}
@@ -47,6 +49,7 @@ class Command(BaseCommand):
 
     @override
     def handle(self, *args: Any, **options: Any) -> None:
+        prepare_tables(self.stderr.write)
         actions = {"create": self._create, "list": self._list, "revoke": self._revoke}
         actions[options["action"]](options)
 
@@ -103,12 +106,12 @@ def _moment(text: str) -> datetime:
     if moment is None and (day := parse_date(text)):
         moment = datetime(day.year, day.month, day.day)  # noqa: DTZ001 - made aware below
     if moment is None:
-        msg = "expected an age such as 90d, or a date such as 2030-01-31"
-        raise ValueError(msg)
+        msg = f"{text!r} is neither an age such as 90d nor a date such as 2030-01-31"
+        raise argparse.ArgumentTypeError(msg)
     moment = moment if timezone.is_aware(moment) else timezone.make_aware(moment)
     if moment <= timezone.now():
-        msg = "it is in the past"
-        raise ValueError(msg)
+        msg = f"{text!r} is in the past"
+        raise argparse.ArgumentTypeError(msg)
     return moment
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import signal
 import socket
 import sys
@@ -14,6 +15,7 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from typing_extensions import override
 
+from backend.access.addresses import is_loopback
 from matyan_project import access, env
 from matyan_project.data_dir import DataDirInUseError, DataDirLock
 from matyan_project.supervisor import Service, Supervisor
@@ -50,6 +52,12 @@ class Command(BaseCommand):
         _restart_if_settings_differ(options)
         host, port = settings.MATYAN_HOST, settings.MATYAN_BACKEND_PORT
         gateway_port = None if options["single_port"] else settings.MATYAN_FRONTIER_PORT
+        if gateway_port == port:
+            msg = (
+                f"Backend and gateway are both to listen on port {port}. To serve both "
+                "there use --single-port."
+            )
+            raise CommandError(msg)
         try:
             access.require_safe_host(host, required=settings.MATYAN_AUTH_REQUIRED)
             access.tls_options(settings.MATYAN_TLS_CERT, settings.MATYAN_TLS_KEY)
@@ -71,9 +79,7 @@ class Command(BaseCommand):
             if gateway_port is not None:
                 _require_free(host, gateway_port, option="--frontier-port")
             call_command("migrate", verbosity=0, interactive=False)
-            self._say(
-                access.RESTRICTED if settings.MATYAN_AUTH_REQUIRED else access.OPEN
-            )
+            self._tell_access(host)
             services = _services(host, port, gateway_port, workers=options["workers"])
             # The children keep the lock: killed -9, this process leaves them to finish,
             # and the next one has to wait for the ports and partitions they hold.
@@ -99,6 +105,15 @@ class Command(BaseCommand):
             supervisor.stop()
         self._say("stopped")
 
+    def _tell_access(self, host: str) -> None:
+        if not settings.MATYAN_AUTH_REQUIRED:
+            self._say(access.OPEN)
+            return
+        default = Path(env.default("MATYAN_DATA_DIR"))
+        self._say(access.restricted(settings.DATA_DIR, default=default))
+        if not settings.MATYAN_TLS_CERT and not is_loopback(host):
+            self._say(access.IN_CLEAR)
+
     def _announce(self, services: list[Service], seconds: float) -> None:
         for service in services:
             self._say(f"{service.name:<20} {service.url or 'running'}")
@@ -111,17 +126,18 @@ class Command(BaseCommand):
 
 
 def _port(text: str) -> int:
-    number = int(text)
-    if not 1 <= number <= 65_535:
-        raise ValueError
-    return number
+    return _whole_number(text, "a port", greatest=65_535)
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if not 1 <= number <= 64:
-        raise ValueError
-    return number
+    return _whole_number(text, "a number of workers", greatest=64)
+
+
+def _whole_number(text: str, what: str, *, greatest: int) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= greatest:
+        msg = f"{text!r} is not {what}, 1 to {greatest}"
+        raise argparse.ArgumentTypeError(msg)
+    return int(text)
 
 
 def _restart_if_settings_differ(options: dict[str, Any]) -> None:

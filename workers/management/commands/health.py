@@ -62,7 +62,8 @@ class Command(BaseCommand):
         directory = Path(settings.DATA_DIR) / "health"
         reports = [r for r in read_reports(directory) if name in {"", r["name"]}]
         if not reports:
-            msg = f"No worker {name} has reported in {directory}."
+            which = f"worker {name}" if name else "worker"
+            msg = f"No {which} has reported in {directory}."
             raise CommandError(msg)
         now_us = time.time_ns() // 1000
         troubles = []
