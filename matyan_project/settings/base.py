@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,12 @@ USE_I18N = False
 DATA_UPLOAD_MAX_MEMORY_SIZE = 32 * 1024 * 1024
 AUTHENTICATION_BACKENDS = ["backend.access.people.PasswordBackend"]
 LOGIN_URL = "/sign-in"
+# Cookies do not know ports: two servers on one host would sign each other's people out.
+_INSTALLATION = blake2b(
+    SECRET_KEY.encode(), digest_size=4, person=b"cookies"
+).hexdigest()
+SESSION_COOKIE_NAME = f"matyan_session_{_INSTALLATION}"
+CSRF_COOKIE_NAME = f"matyan_csrf_{_INSTALLATION}"
 CSRF_FAILURE_VIEW = "backend.api.handlers.csrf_failure"
 SESSION_COOKIE_SAMESITE = "Lax"
 CSRF_COOKIE_SAMESITE = "Lax"

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.contrib.auth.backends import ModelBackend
 from django.core.exceptions import PermissionDenied
 from django.db import DatabaseError
@@ -39,6 +40,17 @@ def _sign_in(client: Client, password: str = "correct horse", **fields: str) -> 
     return client.post("/sign-in", {**form, **fields})
 
 
+def test_cookies_are_named_for_the_installation(person: Any, runtime: Any) -> None:
+    client = Client()
+    _sign_in(client)
+    assert set(client.cookies) == {
+        settings.SESSION_COOKIE_NAME,
+        settings.CSRF_COOKIE_NAME,
+    }
+    kinds = {re.sub(r"_[0-9a-f]{8}$", "_…", name) for name in client.cookies}
+    assert kinds == {"matyan_session_…", "matyan_csrf_…"}
+
+
 def test_a_person_signs_in_and_out(person: Any, runtime: Any) -> None:
     client = Client(enforce_csrf_checks=True, **FAR)
     assert (
@@ -46,7 +58,7 @@ def test_a_person_signs_in_and_out(person: Any, runtime: Any) -> None:
     )
     answer = _sign_in(client, next="/runs")
     assert answer.headers["Location"] == "/runs"
-    cookie = client.cookies["sessionid"]
+    cookie = client.cookies[settings.SESSION_COOKIE_NAME]
     assert (cookie["httponly"], cookie["samesite"]) == (True, "Lax")
     assert client.get(f"{REST}/projects/").status_code == 200
     assert client.get("/api/auth/refresh").json()["token_type"] == "Session"
@@ -129,7 +141,7 @@ def test_without_a_database_it_is_503(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("django.contrib.sessions.backends.db.SessionStore.load", fail)
     client = Client(**FAR)
-    client.cookies["sessionid"] = "x" * 32
+    client.cookies[settings.SESSION_COOKIE_NAME] = "x" * 32
     assert client.get(f"{REST}/projects/").status_code == 503
     assert client.get("/sign-in", headers=PAGE).status_code == 503
     assert client.get("/api/auth/refresh").status_code == 503

@@ -3,14 +3,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.conf import settings
 
 from tests.backend.access.asgi import ask
 
 
 @pytest.mark.django_db(transaction=True)
 async def test_a_signed_in_page_opens_no_websocket(django_user_model: Any) -> None:
+    cookie = f"{settings.SESSION_COOKIE_NAME}=x"
     status, _ = await ask(
-        "/api/v1/ws/runs/r", kind="websocket", headers={"cookie": "sessionid=x"}
+        "/api/v1/ws/runs/r", kind="websocket", headers={"cookie": cookie}
     )
     assert status == 401
 
