@@ -81,6 +81,24 @@ def request_job(
     return request
 
 
+def note_done(
+    job: str, arguments: Mapping[str, Any], report: Mapping[str, Any], *, requester: str
+) -> MaintenanceRequest:
+    """Keep the report of a job that was done elsewhere, as if it had been requested."""
+    now = timezone.now()
+    return MaintenanceRequest.objects.create(
+        job=job,
+        arguments=dict(arguments),
+        requester=requester,
+        state=State.DONE,
+        started_at=now,
+        heard_at=now,
+        finished_at=now,
+        attempts=1,
+        result=dict(report),
+    )
+
+
 def request_scheduled(job: str) -> MaintenanceRequest | None:
     """Note that the schedule wants a job, unless it is under way already."""
     waiting = MaintenanceRequest.objects.filter(

@@ -96,9 +96,10 @@ class MaintenanceCommand(BaseCommand):
                     if not options.get("dry_run"):
                         file.note(step)
 
+                arguments = resolve_arguments(self.job, given)
                 report = run_job(
                     self.job,
-                    resolve_arguments(self.job, given),
+                    arguments,
                     on_step=tell,
                     checkpoint=checkpoint,
                 )
@@ -110,10 +111,14 @@ class MaintenanceCommand(BaseCommand):
             file.save()
             raise CommandError(str(error)) from None
         file.remove()
+        self.done(arguments, report)
         text = report_text(
             report, as_json=options["json"], dry_run=options.get("dry_run", False)
         )
         self.stdout.write(text)
+
+    def done(self, arguments: dict[str, Any], report: dict[str, Any]) -> None:
+        """Note somewhere what the job reports, if that is of use later."""
 
 
 def report_text(report: dict[str, Any], *, as_json: bool, dry_run: bool = False) -> str:

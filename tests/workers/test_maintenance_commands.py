@@ -32,6 +32,7 @@ def filled(runtime, settings, data_dir):
     return runtime
 
 
+@pytest.mark.django_db
 @pytest.mark.parametrize("name", QUIET)
 def test_a_job_from_the_command_line_reports_as_json(filled, capsys, name):
     call_command(name, "--json")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
+from django.core.management import call_command
 from django.db import connection
 from django.test import AsyncClient, Client
 from django.utils import timezone
@@ -465,6 +466,15 @@ def test_sizes_are_shown_once_measured(admin_client: Client, store: Store) -> No
     assert answer.status_code == 302
     run_request(request_id=MaintenanceRequest.objects.get().pk)
     assert "Run number 1" in text_of(admin_client, page("storesizeanchor"))
+
+
+def test_sizes_measured_by_the_command_are_shown(
+    admin_client: Client, store: Store
+) -> None:
+    call_command("store_sizes")
+    assert "Run number 1" in text_of(admin_client, page("storesizeanchor"))
+    (row,) = MaintenanceRequest.objects.all()
+    assert (row.state, row.requester) == ("done", "manage.py store_sizes")
 
 
 def test_a_job_needs_to_be_confirmed(admin_client: Client, store: Store) -> None:
