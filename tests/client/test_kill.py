@@ -377,6 +377,15 @@ def test_status_asks_both_services(server):
     assert result.exit_code == 0
 
 
+@pytest.mark.parametrize("version", [{"name": "another"}, ["another"]])
+def test_status_names_a_server_that_is_another(server, version):
+    server.version = version
+    result = CliRunner().invoke(main, ["status", "--backend-url", server.url])
+    assert result.exit_code == 1
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert f"{server.url} answers, but is no Matyan API address" in result.stdout
+
+
 def test_status_names_what_cannot_be_reached():
     url = f"http://127.0.0.1:{free_port()}"
     result = CliRunner().invoke(main, ["status", "--backend-url", url])

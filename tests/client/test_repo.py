@@ -89,11 +89,31 @@ def test_metric_series_come_as_arrays(server, repo):
 
 def test_a_query_with_a_mistake_points_at_it(server, repo):
     detail = {"statement": "(run.hash ==)", "line": 1, "offset": 13}
-    body = {"message": "SyntaxError", "detail": detail}
+    error = {"code": "bad_request", "message": "an operand is missing"}
+    body = {"message": "SyntaxError", "detail": detail, "error": error}
     server.pages["runs/search/run"] = answer_json(body, status=400)
     with pytest.raises(QueryError, match=r"\(run.hash ==\)\n {12}\^") as caught:
         repo.query_runs("run.hash ==")
+    assert str(caught.value).startswith("an operand is missing in line 1")
     assert (caught.value.line, caught.value.offset) == (1, 13)
+
+
+@pytest.mark.parametrize("status", [200, 404])
+def test_an_address_that_serves_pages_is_named(server, repo, status):
+    page = answer(b"<!doctype html>", "text/html; charset=utf-8", status=status)
+    for path in ("runs/search/run", "runs/a/info", "projects/activity"):
+        server.pages[path] = page
+    address = rf"{server.url}/api/v1/rest/runs/.* is no Matyan API address"
+    with pytest.raises(ServerError, match=address):
+        repo.query_runs()
+    with pytest.raises(ServerError, match=address):
+        Run("a", repo=server.url, read_only=True).download_artifacts("x")
+
+
+def test_an_address_that_answers_anything_is_named(server):
+    server.pages["runs/a/info"] = answer(b"hello", "text/plain")
+    with pytest.raises(ServerError, match=r"is no Matyan API address.*text/plain"):
+        Run("a", repo=server.url, read_only=True).download_artifacts("x")
 
 
 def test_a_stream_cut_in_the_middle_is_an_error(server, repo):

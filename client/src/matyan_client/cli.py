@@ -64,7 +64,10 @@ def _version(service: str, address: BaseUrl) -> dict[str, Any]:
     try:
         answer = client.get("version/")
         return {**row, "version": str(answer["version"]), "error": None}
-    except (ServerError, NotFoundError, QueryError, KeyError, TypeError) as error:
+    except (KeyError, TypeError):
+        problem = f"{address} answers, but is no Matyan API address"
+        return {**row, "version": None, "error": problem}
+    except (ServerError, NotFoundError, QueryError) as error:
         return {**row, "version": None, "error": str(error)}
     finally:
         client.close()

@@ -38,8 +38,8 @@ RUN_DELETED: Final = "run deleted on the server"
 """Under this name everything acknowledged counts as dropped once that is known."""
 
 ASK_STORE_S: Final = 2.0
-"""How long `close` waits until the store has all of it, or the run is known to be deleted:
-an idle server takes some hundredths of a second, one that lags is not waited for."""
+"""How long `close` waits until the store has all of it, or says the run is deleted: an
+idle server takes some hundredths of a second, one that lags is not waited for."""
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class NotFoundError(LookupError):
 
 
 class QueryError(ValueError):
-    """A query cannot be understood.
+    """A query cannot be understood; the text tells why.
 
     Attributes:
         statement: The line with the mistake, in the parentheses the server adds.
@@ -84,8 +84,7 @@ class RestClient:
         Raises:
             ServerError, NotFoundError, QueryError: As their names say.
         """
-        response = self._call("GET", path, params=params, timeout=timeout_s)
-        return response.json()
+        return _json_of(self._call("GET", path, params=params, timeout=timeout_s))
 
     def iter_bytes(self, path: str, params: Mapping[str, Any]) -> Iterator[bytes]:
         """Yield the body at `path` as it arrives, all of it or an error.
@@ -140,6 +139,7 @@ class RestClient:
             if response.is_error:
                 response.read()
             _check(response, url)
+            _refuse_pages(response)
             for key, tree in iter_trees(response.iter_bytes()):
                 if not is_progress(key):
                     yield str(key), tree
@@ -168,6 +168,34 @@ class RestClient:
         self._client.close()
 
 
+def _json_of(response: httpx.Response) -> JsonValue:
+    """Return the body as JSON.
+
+    Raises:
+        ServerError: If it is none: somebody else answers at this address.
+    """
+    _refuse_pages(response)
+    try:
+        return response.json()
+    except ValueError as error:
+        raise _no_api(response) from error
+
+
+def _refuse_pages(response: httpx.Response) -> None:
+    if response.headers.get("Content-Type", "").startswith("text/html"):
+        raise _no_api(response)
+
+
+def _no_api(response: httpx.Response) -> ServerError:
+    kind = response.headers.get("Content-Type") or "no content type"
+    msg = (
+        f"{response.url.copy_with(query=None)} is no Matyan API address: it answers "
+        f"HTTP {response.status_code} with {kind}. Give the server's own address, "
+        "without a page's path, as `repo=` / MATYAN_BACKEND_URL."
+    )
+    return ServerError(msg)
+
+
 def _check(response: httpx.Response, url: str) -> None:
     if response.is_success:
         return
@@ -178,17 +206,25 @@ def _check(response: httpx.Response, url: str) -> None:
     answer = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
     message = str(answer.get("message") or answer.get("detail") or response.text[:200])
     if response.status_code == HTTPStatus.NOT_FOUND:
+        _refuse_pages(response)
         missing = NotFoundError(f"{url}: {message or 'not found'}")
         error = answer.get("error")
         if isinstance(error, dict):
             missing.code = str(cast("dict[str, Any]", error).get("code", ""))
         raise missing
     if response.status_code == HTTPStatus.BAD_REQUEST:
-        raise _query_error(message, answer.get("detail"))
+        raise _query_error(_reason_of(answer) or message, answer.get("detail"))
     msg = f"{url} answered HTTP {response.status_code}: {message}"
     if remedy := _REMEDIES.get(response.status_code):
         msg += f". {remedy}"
     raise ServerError(msg)
+
+
+def _reason_of(answer: dict[str, Any]) -> str:
+    """Return the server's own words; a query's `message` is one fixed word."""
+    error = answer.get("error")
+    found = cast("dict[str, Any]", error) if isinstance(error, dict) else {}
+    return str(found.get("message") or "")
 
 
 def _query_error(message: str, detail: object) -> QueryError:
