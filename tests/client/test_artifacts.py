@@ -41,9 +41,9 @@ def test_an_artifact_is_read_and_downloaded(server, tmp_path: Path):
 
 def test_a_missing_artifact_is_said(server, tmp_path: Path):
     run = reading(server)
-    with pytest.raises(NotFoundError):
+    with pytest.raises(NotFoundError, match="run r has no artifact 'a'"):
         run.get_artifact("a")
-    with pytest.raises(NotFoundError):
+    with pytest.raises(NotFoundError, match="run r has no artifact 'a'"):
         run.download_artifact("a", tmp_path / "file")
     assert not list(tmp_path.glob("*file*"))
 

@@ -17,7 +17,7 @@ from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Final, TypeVar
 
 from matyan_client import console
-from matyan_client.rest import RestClient
+from matyan_client.rest import NotFoundError, RestClient
 from matyan_wire.blob_paths import normal_blob_path
 
 DEFAULT_CONTENT_TYPE: Final = "application/octet-stream"
@@ -150,4 +150,10 @@ def iter_artifact(client: RestClient, run_id: str, path: str) -> Iterator[bytes]
         ServerError: If the server cannot be asked, or stops in the middle.
         NotFoundError: If the run has no such artifact.
     """
-    return client.iter_bytes(f"runs/{run_id}/artifacts/download/", {"path": path})
+    try:
+        yield from client.iter_bytes(
+            f"runs/{run_id}/artifacts/download/", {"path": path}
+        )
+    except NotFoundError as error:
+        msg = f"run {run_id} has no artifact {path!r} on the server (yet): {error}"
+        raise NotFoundError(msg) from error
