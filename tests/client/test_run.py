@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import pickle
 import sys
 import threading
 from argparse import Namespace
@@ -151,7 +152,8 @@ def test_ten_thousand_series_in_one_step(server, open_run):
         (("high", "x"), {}, TypeError, "Text"),
         ((object(), "x"), {}, TypeError, "cannot be tracked"),
         ((1j, "x"), {}, TypeError, "cannot be tracked"),
-        ((10**400, "x"), {}, ValueError, "too large"),
+        ((10**400, "x"), {}, ValueError, "int of 1329 bits is too large"),
+        ((10**9999, "x"), {}, ValueError, "int of 33216 bits is too large"),
         ((1.0, "x", 1.5), {}, TypeError, "whole number"),
         ((1.0, "x", "1"), {}, TypeError, "whole number"),
         ((1.0, "x", 2**63), {}, ValueError, "64 bits"),
@@ -407,6 +409,34 @@ def test_objects_that_make_no_sense_are_refused(make, error):
         make()
 
 
+class Foreign:
+    """An object of another library, told by its module."""
+
+
+@pytest.mark.parametrize(
+    ("module", "text"),
+    [
+        ("plotly.graph_objs._figure", r"plotly.graph_objs._figure.Foreign .* Figure\("),
+        ("matplotlib.figure", r"matplotlib.figure.Foreign is tracked as Figure\("),
+        ("PIL.Image", r"PIL.Image.Foreign is tracked as Image\("),
+    ],
+)
+def test_objects_of_other_libraries_are_named_with_their_wrapper(
+    module, text, open_run, monkeypatch
+):
+    monkeypatch.setattr(Foreign, "__module__", module)
+    with pytest.raises(TypeError, match=text):
+        open_run("http://127.0.0.1:1").track(Foreign(), "x")
+
+
+def test_a_figure_may_hold_arrays(server, open_run):
+    run = open_run(server.url)
+    run.track(Figure({"data": [{"y": np.array([1.5, 2.5])}]}), "chart")
+    run.close()
+    ((_, _, figure),) = server.objects("figures")
+    assert figure["data"] == {"data": [{"y": [1.5, 2.5]}]}
+
+
 def test_an_object_too_large_is_refused(open_run):
     run = open_run("http://127.0.0.1:1")
     with pytest.raises(ValueError, match="limit"):
@@ -442,11 +472,51 @@ def test_system_parameters_are_stored_without_secrets(server, open_run, monkeypa
 def test_secrets_are_told_by_their_names():
     variables = {"HOME": "/h", "AWS_SECRET_ACCESS_KEY": "x", "Password": "x"}
     assert safe_variables(variables) == {"HOME": "/h"}
+    hidden = ("DB_PASS", "GH_PAT", "PASS", "pat", "AZURE_CONN_STR", "MY_JWT", "X_CREDS")
+    assert safe_variables(dict.fromkeys(hidden, "x")) == {}
+    kept = dict.fromkeys(["PATH", "COMPASS", "PATTERN", "PIN_MEMORY", "N_PASSES"], "x")
+    assert safe_variables(kept) == kept
     arguments = ["t.py", "--password", "x", "--api-key=x", "--lr", "0.1", "--token"]
     assert safe_arguments(arguments) == [
         *("t.py", "--password", "***", "--api-key=***"),
         *("--lr", "0.1", "--token"),
     ]
+
+
+class Unspeakable:
+    def __repr__(self) -> str:
+        raise ZeroDivisionError
+
+
+def test_a_log_record_is_kept_whatever_comes_with_it(server, open_run):
+    run = open_run(server.url)
+    run.log_error("lost", lock=threading.Lock(), step=3, odd=Unspeakable())
+    run.close()
+    ((_, _, record),) = server.objects("log_records")
+    assert record["message"] == "lost"
+    assert record["args"]["step"] == 3
+    assert record["args"]["lock"].startswith("<unlocked _thread.lock")
+    assert record["args"]["odd"] == "<Unspeakable>"
+
+
+def test_a_run_is_not_pickled_and_says_what_to_do(open_run):
+    run = open_run("http://127.0.0.1:1")
+    with pytest.raises(TypeError, match=rf"Open Run\('{run.hash}'\) in the other one"):
+        pickle.dumps(run)
+
+
+def test_a_state_directory_that_cannot_be_used_is_said(
+    open_run, tmp_path, monkeypatch, capsys
+):
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setenv("MATYAN_DIR", str(file / "below"))
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "temporary"))
+    run = open_run("http://127.0.0.1:1")
+    said = capsys.readouterr().err
+    assert f"MATYAN_DIR={file / 'below'} cannot be written" in said
+    assert str(tmp_path / "temporary") in said
+    assert str(run.delivery.journal).startswith(str(tmp_path / "temporary"))
 
 
 def open_descriptors() -> int:

@@ -13,10 +13,12 @@ import os
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, timezone
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from matyan_wire.limits import MAX_ATTRIBUTE_DEPTH, MAX_ATTRIBUTES_BYTES
 from matyan_wire.payloads import encode_bounded
+
+_MAX_REPR: Final = 10_000
 
 Key = str | tuple[str, ...]
 Path = tuple[str, ...]
@@ -85,6 +87,26 @@ def to_plain(value: object, *, where: str, depth: int = 0) -> Any:
             for place, child in enumerate(children)
         ]
     return _converted(value, where=where, depth=depth)
+
+
+def to_plain_or_repr(values: Mapping[str, object]) -> dict[str, Any]:
+    """Return `values` as plain data, `repr` of those that cannot be.
+
+    For what is said besides: a message is worth more than the form of its details.
+    """
+    return {str(key): _plain_or_repr(value, key) for key, value in values.items()}
+
+
+def _plain_or_repr(value: object, where: str) -> Any:
+    try:
+        plain = to_plain(value, where=where)
+        encode_bounded(plain, max_bytes=MAX_ATTRIBUTES_BYTES)
+    except Exception:  # noqa: BLE001 - whatever a foreign object raises
+        try:
+            return repr(value)[:_MAX_REPR]
+        except Exception:  # noqa: BLE001 - its repr too
+            return f"<{type(value).__name__}>"
+    return plain
 
 
 def _plain_scalar(value: float | str) -> float | str:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Final, Protocol, cast
 
+from matyan_client import attributes
 from matyan_wire.limits import MAX_OBJECT_BYTES
 from matyan_wire.payloads import encode_bounded
 
@@ -151,6 +152,23 @@ def encode_stored(value: Any) -> bytes:
     return encode_bounded(value, max_bytes=MAX_OBJECT_BYTES)
 
 
+WRAPPERS: Final = {
+    "plotly": "Figure(fig)",
+    "matplotlib": "Figure(fig), or Image(fig) for a picture",
+    "PIL": "Image(picture)",
+}
+"""Top-level module of an object -> how it is tracked."""
+
+
+def how_to_wrap(value: object) -> str | None:
+    """Return what to say of an object that is tracked once it is wrapped."""
+    module = type(value).__module__
+    wrapped = WRAPPERS.get(module.partition(".")[0])
+    if wrapped is None:
+        return None
+    return f"a {module}.{type(value).__qualname__} is tracked as {wrapped}; wrap it"
+
+
 def _numbers(values: Iterable[Any]) -> list[float]:
     flat = getattr(values, "flatten", None)  # numpy, torch: any shape
     tolist = getattr(flat() if callable(flat) else values, "tolist", None)
@@ -175,7 +193,9 @@ def _histogram(
 
 def _figure_dict(figure: object) -> dict[str, Any]:
     if isinstance(figure, dict):
-        return cast("dict[str, Any]", figure)
+        # Plotly's own dicts hold numpy arrays.
+        plain = attributes.to_plain(cast("object", figure), where="figure")
+        return cast("dict[str, Any]", plain)
     to_json = cast("Callable[[], str] | None", getattr(figure, "to_json", None))
     if to_json is None and hasattr(figure, "savefig"):
         try:

@@ -167,7 +167,7 @@ class Run(TrackingPart, PropertiesPart, FilesPart):
             "message": str(message),
             "log_level": _LEVELS[level],
             "timestamp": time_ns() / 1e9,
-            "args": attributes.to_plain(kwargs, where="kwargs") or None,
+            "args": attributes.to_plain_or_repr(kwargs) or None,
             "logger_info": [caller.f_code.co_filename, caller.f_lineno],
         }
         self._writing().write_record(record)
@@ -295,6 +295,14 @@ class Run(TrackingPart, PropertiesPart, FilesPart):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    @override
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        msg = (
+            f"a Run cannot be pickled: it belongs to this process. Open "
+            f"Run({self._hash!r}) in the other one; both write to the same run"
+        )
+        raise TypeError(msg)
 
     @override
     def __repr__(self) -> str:

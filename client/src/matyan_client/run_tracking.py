@@ -173,14 +173,25 @@ def _number(value: Any, name: object) -> float:
     try:
         return float(cast("SupportsFloat", value))
     except OverflowError as error:
-        msg = f"{name!r}: {value} is too large for a float64"
+        msg = f"{name!r}: {_shown(value)} is too large for a float64"
         raise ValueError(msg) from error
     except TypeError as error:
+        wrap = objects.how_to_wrap(cast("object", value))
+        if wrap is not None:
+            msg = f"{name!r}: {wrap}"
+            raise TypeError(msg) from error
         msg = (
             f"{name!r}: a {type(value).__name__} cannot be tracked; give a number, a "
             "mapping of numbers, or Image, Audio, Text, Distribution or Figure"
         )
         raise TypeError(msg) from error
+
+
+def _shown(value: object) -> str:
+    # Python refuses to write an int of thousands of digits; nobody reads hundreds.
+    if isinstance(value, int) and value.bit_length() > 200:
+        return f"an int of {value.bit_length()} bits"
+    return str(value)
 
 
 def _step(step: Any) -> int:

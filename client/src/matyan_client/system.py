@@ -20,7 +20,11 @@ MIN_INTERVAL_S: Final = 0.1
 MAX_INTERVAL_S: Final = 86_400.0
 
 _SECRET: Final = re.compile(
-    r"secret|key|token|passw|pwd|credential|auth|cookie|dsn|private", re.IGNORECASE
+    r"secret|key|token|passw|passphrase|pwd|credential|auth|cookie|dsn|private"
+    r"|conn(?:ection)?_?str"
+    # Too short to be looked for within words, as in PATH or COMPASS.
+    r"|(?:^|[_-])(?:pass|pat|pw|psk|sas|jwt|otp|creds?)(?:$|[_-])",
+    re.IGNORECASE,
 )
 _USERINFO: Final = re.compile(r"://[^/@\s]+@")
 _TOKEN: Final = re.compile(r"mty_\w+")

@@ -15,6 +15,8 @@ from typing import Final
 import msgspec
 import psutil
 
+from matyan_client import _env, console
+
 FORMAT: Final = 1
 """Of the whole directory; a newer one is left alone and named."""
 
@@ -127,6 +129,8 @@ def journals_dir(state_dir: Path) -> Path:
 def make_directory(state_dir: Path, *, run_id: str, writer: str) -> Path:
     """Create a journal directory, in the temporary directory if need be.
 
+    Says so if the directory was chosen by MATYAN_DIR.
+
     Raises:
         OSError: If it cannot be created in either place.
     """
@@ -140,8 +144,14 @@ def make_directory(state_dir: Path, *, run_id: str, writer: str) -> Path:
             directory.mkdir(mode=0o700)
         except OSError as error:
             failure = error
-        else:
-            return directory
+            continue
+        if parent != journals_dir(state_dir) and _env.STATE_DIR.get():
+            console.warn(
+                f"MATYAN_DIR={state_dir} cannot be written ({failure.strerror}); what "
+                f"waits to be delivered is kept under {fallback} instead, which may "
+                "not outlive the machine."
+            )
+        return directory
     raise failure
 
 
