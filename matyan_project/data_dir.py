@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
+from matyan_project import env
+
 _CONTENTS: Final = (
     "secret_key",
     "django.sqlite3*",
@@ -45,8 +47,6 @@ def _close_to_others(path: Path) -> None:
         mode = path.lstat().st_mode
         if stat.S_IMODE(mode) & 0o077 and not stat.S_ISLNK(mode):
             path.chmod(stat.S_IMODE(mode) & ~0o077)
-
-from matyan_project import env
 
 
 def missing_store(argv: Sequence[str]) -> str | None:
