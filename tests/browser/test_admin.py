@@ -218,7 +218,7 @@ def test_a_store_that_does_not_answer(
         browser.shoot_whole("unavailable")
         assert browser.traffic.failed == [f"503 {url}{place}"]
         # Pages that need no store still answer.
-        see(browser, f"{BACKEND}/workeranchor/", "No worker has ever reported here.")
+        see(browser, f"{BACKEND}/workeranchor/", "No worker has reported.")
         see(browser, f"{BACKEND}/maintenancerequest/", "Jobs")
 
 
