@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.test import Client
 
 from backend.access import tokens
@@ -113,7 +114,7 @@ def test_routes_without_a_body_read_none(
         ({}, TAGS, 401),
         ({}, "/admin/login/", 401),
         ({"authorization": "Bearer mty_wrong"}, TAGS, 401),
-        ({"cookie": "sessionid=wrong"}, TAGS, 401),
+        ({"cookie": f"{settings.SESSION_COOKIE_NAME}=wrong"}, TAGS, 401),
         ("read", TAGS, 403),
         ("write", "/api/v1/rest/runs/delete-batch", 403),
     ],
@@ -156,7 +157,8 @@ def test_a_signed_in_person_may_send_a_large_body(
     person = django_user_model.objects.create_user("ann")
     client = Client()
     client.force_login(person)
-    cookie = f"sessionid={client.cookies['sessionid'].value}"
+    name = settings.SESSION_COOKIE_NAME
+    cookie = f"{name}={client.cookies[name].value}"
     assert ask(Sender(5), headers={"cookie": cookie}, size=5 * len(PIECE))[0] == 400
 
 
