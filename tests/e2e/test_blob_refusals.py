@@ -99,7 +99,7 @@ def site(tmp_path: Path, required_services: frozenset[str]) -> Iterator[Site]:
         pytest.skip(f"no s3: {reason}")
     with (
         s3.S3Server(tmp_path / "s3") as bucket,
-        LocalServer(tmp_path / "data", environ=bucket.environ) as up,
+        LocalServer(tmp_path / "data", environ=bucket.settings) as up,
         httpx.Client(base_url=up.url, timeout=150) as client,
     ):
         yield Site(up, bucket, client)
