@@ -219,5 +219,5 @@ def test_a_lasting_conflict_is_raised_when_time_is_over(engine):
         tr.set(b"result", b"")
 
     with pytest.raises(TransactionConflictError, match="Transaction conflict"):
-        engine.transact(run, timeout_s=0.2)
+        engine.transact(run, timeout_s=1.0)
     assert engine.read(lambda tr: tr.get(b"result")) is None
