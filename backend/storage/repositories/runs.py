@@ -25,7 +25,7 @@ from backend.storage.codecs.records import (
     encode_run,
     encode_tombstone,
 )
-from backend.storage.engine.base import ReadTransaction, Transaction
+from backend.storage.engine.base import KeyValue, ReadTransaction, Transaction
 from backend.storage.indexes import Term
 from backend.storage.keyspace import (
     MAX_ID_BYTES,
@@ -98,9 +98,8 @@ class RunRepository:
         before: int | None = None,
     ) -> list[Run]:
         """Return at most `limit` runs with after < number < before: one range read."""
-        begin, end = _page_range(after, before)
-        rows = tr.get_range(
-            begin, end, limit=limit, reverse=newest_first, snapshot=True
+        rows = _page_rows(
+            tr, limit=limit, newest_first=newest_first, after=after, before=before
         )
         return [
             decode_run(value, number=unpack_run(key), key=key) for key, value in rows
@@ -116,9 +115,8 @@ class RunRepository:
         before: int | None = None,
     ) -> list[int]:
         """Return the numbers of the runs of a page, those of damaged records too."""
-        begin, end = _page_range(after, before)
-        rows = tr.get_range(
-            begin, end, limit=limit, reverse=newest_first, snapshot=True
+        rows = _page_rows(
+            tr, limit=limit, newest_first=newest_first, after=after, before=before
         )
         return [unpack_run(key) for key, _ in rows]
 
@@ -263,6 +261,18 @@ class RunRepository:
         while tr.get_many([pack_run(number), indexes.purge_key(number)]) != [None] * 2:
             number += 1
         return number
+
+
+def _page_rows(
+    tr: ReadTransaction,
+    *,
+    limit: int,
+    newest_first: bool,
+    after: int | None,
+    before: int | None,
+) -> list[KeyValue]:
+    begin, end = _page_range(after, before)
+    return tr.get_range(begin, end, limit=limit, reverse=newest_first, snapshot=True)
 
 
 def _page_range(after: int | None, before: int | None) -> tuple[bytes, bytes]:
